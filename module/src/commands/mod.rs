@@ -29,16 +29,16 @@ use crate::error::Error;
 use crate::redis::key::Deadline;
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
-use crate::redis::{Args, Context, Held, Key, Kind, Mode, Str, monotonic_ms, now_ms};
+use crate::redis::{Args, Context, Held, Key, Mode, Str, monotonic_ms, now_ms};
 
 /// Opens a key, unless it holds another type.
 #[inline(always)]
 pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, Error> {
     let key = ctx.open(name, mode);
-    match key.kind() {
-        Kind::Other => Err(Error::WrongType),
-        Kind::Empty | Kind::Entry(_) => Ok(key),
+    if key.entry().is_none() && !key.is_empty() {
+        return Err(Error::WrongType);
     }
+    Ok(key)
 }
 
 /// Replies for each key what a command for that key alone does, and nil where it fails, which counts as a miss: here it is

@@ -9,8 +9,8 @@ use super::state::{self, State};
 use super::store::{self, Way, adopt};
 use super::transit::Passage;
 use super::{
-    Context, Kind, Mode, OK, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
-    monotonic_ms, now_ms, own, propagation, reclaim, waiting,
+    Context, Mode, OK, OwnedStr, Place, Str, channel, cluster, copies, filter, guard, monotonic_ms,
+    now_ms, own, propagation, reclaim, waiting,
 };
 use crate::config::DROP;
 use crate::engine::{Counters, History, Invalidation, Stamps};
@@ -418,7 +418,7 @@ fn hold_refused() {
     for (db, name) in state::with(|state| state.refused.clone()) {
         ctx.select(db);
         let name = OwnedStr::new(&name);
-        if matches!(ctx.open(name.as_str(), Mode::Look).kind(), Kind::Empty) {
+        if ctx.open(name.as_str(), Mode::Look).is_empty() {
             store::hold_gone(&ctx, name.as_str(), None);
         }
     }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::context::command_time_ms;
 use super::state::{self, CallsNothingBack};
-use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
+use super::{Context, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
 use crate::native::{self, Keys};
 
@@ -93,7 +93,7 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     ctx.select(db);
     let owned = OwnedStr::new(name);
     let key = ctx.open(owned.as_str(), Mode::Look);
-    if matches!(key.kind(), Kind::Empty) {
+    if key.is_empty() {
         state::with(|state| state.removed_gone = Some((db, name.to_vec())));
         return;
     }

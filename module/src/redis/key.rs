@@ -16,16 +16,6 @@ fn data_type() -> *mut raw::RedisModuleType {
     TYPE.load(Ordering::Relaxed)
 }
 
-/// What a key holds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Kind<'k> {
-    /// Nothing, or something that expired.
-    Empty,
-    Entry(Entry<'k>),
-    /// A value of another type.
-    Other,
-}
-
 /// A key opened in the context's database; closed when dropped.
 #[derive(Debug)]
 pub(crate) struct Key {
@@ -55,18 +45,8 @@ impl Key {
         }
     }
 
-    pub(crate) fn kind(&self) -> Kind<'_> {
-        if let Some(entry) = self.entry() {
-            return Kind::Entry(entry);
-        }
-        if self.is_empty() {
-            Kind::Empty
-        } else {
-            Kind::Other
-        }
-    }
-
-    fn is_empty(&self) -> bool {
+    /// Whether it holds nothing, or something that expired.
+    pub(crate) fn is_empty(&self) -> bool {
         // SAFETY: the key is open, or null, which the call takes.
         let kind = unsafe { often!(RedisModule_KeyType(self.raw)) };
         kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32

@@ -94,7 +94,7 @@ pub(crate) use barrier::{Place, Undo, guard, log, panic_point};
 pub(crate) use context::{Context, Mode, monotonic_ms, now_ms, own};
 #[cfg(test)]
 pub(crate) use describe::categories;
-pub(crate) use key::{Held, Key, Kind};
+pub(crate) use key::{Held, Key};
 pub(crate) use load::{Command, Keys, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str, Words, options};
 

@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 use super::context::moment;
 use super::state::{self, State, entry_in, entry_key};
 use super::{
-    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms,
-    now_ms, propagation, slices, store,
+    Context, Key, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms, now_ms,
+    propagation, slices, store,
 };
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
@@ -253,7 +253,7 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
     let (handle, name, key) = open(ctx, db, slot);
     let name = name.as_str();
     let mut hidden = None;
-    if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
+    if key.entry().is_some_and(|entry| entry.handle() == handle) {
         take(ctx, db, key, name);
     } else {
         drop(key);
@@ -365,7 +365,7 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 /// Removes a key of the context's database if it holds a gone entry.
 pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let key = ctx.open(name, Mode::Upkeep);
-    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+    let (Some(entry), Some(db)) = (key.entry(), key.db()) else {
         return false;
     };
     let (slot, handle) = (entry.slot(), entry.handle());
@@ -406,7 +406,7 @@ fn tell_replicas(ctx: &Context<'_>) {
         ctx.select(db);
         let name = OwnedStr::new(&name);
         let is_announced = reclaim_if_gone(ctx, name.as_str());
-        let is_vacant = || matches!(ctx.open(name.as_str(), Mode::Upkeep).kind(), Kind::Empty);
+        let is_vacant = || ctx.open(name.as_str(), Mode::Upkeep).is_empty();
         // What holds the key otherwise was propagated itself.
         if !is_announced && is_vacant() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);

@@ -12,8 +12,8 @@ use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::transit::Passage;
 use super::{
-    Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
-    panic_point, propagation, reclaim, waiting,
+    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, panic_point,
+    propagation, reclaim, waiting,
 };
 use crate::engine::{
     CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, Written, kept_stamp_ms,
@@ -275,7 +275,7 @@ fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
 pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
-    if matches!(key.kind(), Kind::Empty) {
+    if key.is_empty() {
         let mut content = Content {
             deadline_ms,
             ..Content::default()
@@ -541,7 +541,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
-    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+    let (Some(entry), Some(db)) = (key.entry(), key.db()) else {
         // A native value stands there: if that expires later, it is not the entry that it replaced.
         return state::with(|state| state.transit.clear());
     };
