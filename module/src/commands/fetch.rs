@@ -6,7 +6,7 @@ use crate::engine::{
 use crate::entry::Handle;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
-use crate::redis::context::Sender;
+use crate::redis::state::CallsNothingBack;
 use crate::redis::{
     Args, Context, Held, Key, Mode, Place, Str, Undo, Words, cluster, monotonic_ms, now_ms,
     panic_point, state, waiting,
@@ -234,7 +234,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 /// [`reply`] where the database is at hand.
 #[inline(always)]
 fn send(
-    sender: Sender<'_>,
+    sender: CallsNothingBack<&Context<'_>>,
     database: &mut Database<Handle>,
     held: Option<Held<'_>>,
     answer: Answer,

@@ -185,9 +185,6 @@ pub(crate) fn own<'a>() -> Context<'a> {
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
-/// See [`Context::sender`].
-pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
-
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -680,7 +677,7 @@ impl Context<'_> {
     }
 
     /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.
-    pub(crate) const fn sender(&self) -> Sender<'_> {
+    pub(crate) const fn sender(&self) -> CallsNothingBack<&Self> {
         CallsNothingBack::new(self)
     }
 

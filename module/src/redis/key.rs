@@ -124,10 +124,7 @@ impl Key {
 
     /// When the entry that it holds expires, to be looked up later.
     pub(crate) const fn deadline(&self) -> Deadline<'_> {
-        Deadline {
-            key: CallsNothingBack::new(self.raw),
-            open: PhantomData,
-        }
+        CallsNothingBack::new(self)
     }
 
     /// Closes it after a change, which the server reports to WATCH and CLIENT TRACKING.
@@ -150,17 +147,13 @@ impl Key {
 pub(crate) type Held<'k> = (Entry<'k>, Deadline<'k>);
 
 /// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline<'k> {
-    key: CallsNothingBack<*mut raw::RedisModuleKey>,
-    open: PhantomData<&'k ()>,
-}
+pub(crate) type Deadline<'k> = CallsNothingBack<&'k Key>;
 
 impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
         // SAFETY: the key is open, and holds something.
-        let deadline = unsafe { often!(RedisModule_GetAbsExpire(self.key.get())) };
+        let deadline = unsafe { often!(RedisModule_GetAbsExpire(self.get().raw)) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }
