@@ -65,7 +65,20 @@ pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'sta
     if taken != OK {
         return Err("the server refused the description of a command");
     }
-    set_categories(created, command)
+    // SAFETY: looked up because older servers lack it.
+    let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
+        return Ok(());
+    };
+    let categories = categories(command).join(" ");
+    let own = CATEGORY.to_string_lossy();
+    for categories in [format!("{own} {categories}"), categories] {
+        let categories = CString::new(categories).unwrap_or_default();
+        // SAFETY: the command was just created; the text is a C string.
+        if unsafe { set(created, categories.as_ptr()) } == OK {
+            return Ok(());
+        }
+    }
+    Err("the server refused the ACL categories of a command")
 }
 
 /// Holds the data that the server's descriptions of arguments point to.
@@ -127,24 +140,4 @@ pub(crate) fn categories(command: &Command) -> Vec<&'static str> {
     categories.extend(has("admin").then_some("dangerous"));
     categories.push(if has("fast") { "fast" } else { "slow" });
     categories
-}
-
-fn set_categories(
-    created: *mut raw::RedisModuleCommand,
-    command: &Command,
-) -> Result<(), &'static str> {
-    // SAFETY: looked up because older servers lack it.
-    let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
-        return Ok(());
-    };
-    let categories = categories(command).join(" ");
-    let own = CATEGORY.to_string_lossy();
-    for categories in [format!("{own} {categories}"), categories] {
-        let categories = CString::new(categories).unwrap_or_default();
-        // SAFETY: the command was just created; the text is a C string.
-        if unsafe { set(created, categories.as_ptr()) } == OK {
-            return Ok(());
-        }
-    }
-    Err("the server refused the ACL categories of a command")
 }
