@@ -21,7 +21,7 @@
 //! # Life
 //! Made (by CACHE.SET, an RDB load, COPY) → *indexed* → unlinked (it left the keyspace under this name; RENAME and
 //! MOVE bring the same object back under another) → freed. While it is not indexed, what the index knows of an entry is
-//! in [`Transit`](crate::redis::state::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
+//! in [`Transit`](crate::redis::transit::Transit). Freeing may happen on another thread (FLUSHALL ASYNC), so it touches
 //! this memory and nothing else.
 
 use std::alloc::{Layout, handle_alloc_error};

@@ -72,7 +72,7 @@ fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
 }
 
 /// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
-/// once. To be called after [`written`], and before [`Context::signal_modified`].
+/// once. To be called after [`written`], and before the server is told of the change.
 #[cold]
 pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
     if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
