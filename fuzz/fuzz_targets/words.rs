@@ -15,7 +15,7 @@ mod native;
 #[path = "../../module/src/record.rs"]
 mod record;
 
-use args::{Cursor, TagLimits, Ttl, next_grace_ms};
+use args::{Cursor, TagLimits, Ttl};
 use libfuzzer_sys::fuzz_target;
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
             } else if word.is(b"ANY") {
                 assert!(!cursor.next_tags(1)?.is_empty());
             } else if word.is(b"GRACE") {
-                assert!(next_grace_ms(&mut cursor)? <= 1 << 40);
+                assert!(cursor.next_in(0..=record::MAX_SPAN_MS)? <= 1 << 40);
             } else if word.is(b"LEASE") {
                 let number = cursor.next_i64()?;
                 assert_eq!(args::parse_i64(number.to_string().as_bytes()), Some(number));

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::config::Config;
 use crate::error::Error;
 use crate::native;
-use crate::record::MAX_SPAN_MS;
+use crate::record::{MAX_TAG_BYTES, MAX_TAGS};
 
 /// A word that may be an option, whatever its case: its letters in one number, 0 if it is too long for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +97,8 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     pub(crate) fn next_stored_tags(&mut self, limits: TagLimits) -> Result<&'a [&'a [u8]], Error> {
         let given = self.next_in(0..=u64::MAX)?;
-        let limit = limits.count.into();
-        if given > limit {
+        if given > limits.count {
+            let limit = limits.count;
             return Err(Error::TooManyTags { given, limit });
         }
         check_tags(self.next_many(given)?, limits.bytes)
@@ -117,20 +117,17 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The longest tag that can be stored anywhere, whatever the settings say: every command may name it.
-pub(crate) const MAX_TAG_BYTES: u32 = 65_536;
-
 /// How many tags an entry may have, and how long each may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TagLimits {
-    pub(crate) count: u32,
-    pub(crate) bytes: u32,
+    count: u64,
+    bytes: u64,
 }
 
 impl TagLimits {
     /// The widest that any node may have set: what a primary or a log says was accepted there.
     pub(crate) const WIDEST: Self = Self {
-        count: 16_384,
+        count: MAX_TAGS,
         bytes: MAX_TAG_BYTES,
     };
 
@@ -142,20 +139,16 @@ impl TagLimits {
     }
 }
 
-fn check_tags<'a>(tags: &'a [&'a [u8]], limit: u32) -> Result<&'a [&'a [u8]], Error> {
+/// Refuses empty and too long tags.
+fn check_tags<'a>(tags: &'a [&'a [u8]], limit: u64) -> Result<&'a [&'a [u8]], Error> {
     for tag in tags {
-        check_tag(tag, limit)?;
+        match tag.len() as u64 {
+            0 => return Err(Error::EmptyTag { limit }),
+            given if given > limit => return Err(Error::TagTooLong { given, limit }),
+            _ => {}
+        }
     }
     Ok(tags)
-}
-
-/// Refuses an empty or too long tag.
-pub(crate) fn check_tag(tag: &[u8], limit: u32) -> Result<&[u8], Error> {
-    match tag.len() {
-        0 => Err(Error::EmptyTag { limit }),
-        given if given > limit as usize => Err(Error::TagTooLong { given, limit }),
-        _ => Ok(tag),
-    }
 }
 
 /// A number as Redis writes it: decimal, no plus sign, no leading zeros, no spaces.
@@ -208,11 +201,6 @@ pub(crate) fn set_once<T>(option: &mut Option<T>, value: T) -> Result<(), Error>
         None => Ok(()),
         Some(_) => Err(Error::Syntax),
     }
-}
-
-/// Reads the number behind GRACE, ms.
-pub(crate) fn next_grace_ms(cursor: &mut Cursor<'_>) -> Result<u64, Error> {
-    cursor.next_in(0..=MAX_SPAN_MS)
 }
 
 /// A logical expiry and a grace as the deadline that the server sees, which comes after both.

@@ -67,8 +67,8 @@ pub(crate) const DROP: u8 = 1;
 settings! {
     default_ttl_ms: u64 = c"default-ttl-ms", 0, 0 to 1 << 47;
     top_keys: u64 = c"top-keys", 200, 1 to 10_000;
-    max_tag_bytes: u32 = c"max-tag-bytes", 512, 1 to 65_536;
-    max_tags_per_entry: u32 = c"max-tags-per-entry", 1_024, 1 to 16_384;
+    max_tag_bytes: u64 = c"max-tag-bytes", 512, 1 to 65_536;
+    max_tags_per_entry: u64 = c"max-tags-per-entry", 1_024, 1 to 16_384;
     reclaim_budget_us: u64 = c"reclaim-budget-us", 1_000, 50 to 100_000;
     reclaim_inline: u64 = c"reclaim-inline", 128, 0 to 100_000;
     lease_max_ms: u64 = c"lease-max-ms", 60_000, 1 to 3_600_000;

@@ -31,6 +31,7 @@ use std::ptr::NonNull;
 
 use redis_module::raw;
 
+use crate::engine::Slot;
 use crate::leb128;
 pub(crate) use crate::record::Parts;
 
@@ -468,8 +469,8 @@ impl<'a> Entry<'a> {
     }
 
     /// Its slot in the index; `None` before it is indexed and after it was unlinked.
-    pub(crate) fn slot(self) -> Option<u32> {
-        (self.flags() & INDEXED != 0).then(|| u32::from_le_bytes(self.read(ID)))
+    pub(crate) fn slot(self) -> Option<Slot> {
+        (self.flags() & INDEXED != 0).then(|| Slot(u32::from_le_bytes(self.read(ID))))
     }
 
     /// Makes `free` ignore it: the index may still refer to it, since its removal failed.
@@ -477,8 +478,8 @@ impl<'a> Entry<'a> {
         self.set_flags(self.flags() | LEAKED);
     }
 
-    pub(crate) fn set_indexed(self, slot: u32) {
-        self.write(ID, slot.to_le_bytes());
+    pub(crate) fn set_indexed(self, slot: Slot) {
+        self.write(ID, slot.0.to_le_bytes());
         self.set_flags(self.flags() | INDEXED);
     }
 
@@ -607,8 +608,8 @@ mod tests {
         let entry = new.as_entry();
         for _ in 0..2 {
             entry.set_has_ttl(true);
-            entry.set_indexed(7);
-            assert_eq!((entry.has_ttl(), entry.slot()), (true, Some(7)));
+            entry.set_indexed(Slot(7));
+            assert_eq!((entry.has_ttl(), entry.slot()), (true, Some(Slot(7))));
         }
         for _ in 0..2 {
             entry.leak();
@@ -644,10 +645,10 @@ mod tests {
             };
             check()?;
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (has_ttl, None));
-            entry.set_indexed(slot);
+            entry.set_indexed(Slot(slot));
             entry.set_has_ttl(!has_ttl);
             check()?;
-            prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, Some(slot)));
+            prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, Some(Slot(slot))));
             entry.set_unlinked();
             check()?;
             prop_assert_eq!((entry.has_ttl(), entry.slot()), (!has_ttl, None));
@@ -668,7 +669,7 @@ mod tests {
             };
             let new = NewEntry::new(&key, &parts(0));
             let entry = new.as_entry();
-            slot.inspect(|&slot| entry.set_indexed(slot));
+            let slot = slot.map(Slot).inspect(|&slot| entry.set_indexed(slot));
             let room = entry.allocated(entry.extent());
             let has_room = |size: Allocated| size.entry <= room.entry && match (size.value, room.value) {
                 (None, None) => true,

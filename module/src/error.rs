@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::args::MAX_TAG_BYTES;
+use crate::record::MAX_TAG_BYTES;
 
 /// The reason why a command was refused. The text goes to the client unchanged, so it starts with the error's prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -23,9 +23,9 @@ pub(crate) enum Error {
     #[error("ERR {given} tags given, the limit is {limit} (tagcache.max-tags-per-entry)")]
     TooManyTags { given: u64, limit: u64 },
     #[error("ERR tag is empty, a tag has 1 to {limit} bytes{}", tag_setting(*limit))]
-    EmptyTag { limit: u32 },
+    EmptyTag { limit: u64 },
     #[error("ERR tag is {given} bytes, the limit is {limit}{}", tag_setting(*limit))]
-    TagTooLong { given: usize, limit: u32 },
+    TagTooLong { given: u64, limit: u64 },
     #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
     TagNotPermitted,
     #[error("ERR internal error")]
@@ -33,7 +33,7 @@ pub(crate) enum Error {
 }
 
 /// The setting to raise, if there is one: tags that are named and not stored have a fixed limit.
-fn tag_setting(limit: u32) -> &'static str {
+fn tag_setting(limit: u64) -> &'static str {
     if limit < MAX_TAG_BYTES {
         " (tagcache.max-tag-bytes)"
     } else {

@@ -21,7 +21,8 @@ const HAS_HITS: u8 = 4;
 const HAS_GRACE: u8 = 8;
 const HAS_SOFT: u8 = 16;
 
-/// The most that a payload may claim.
+/// The most that a payload may claim, and that a setting may allow. A command may name tags of this length, whatever
+/// the settings are.
 pub(crate) const MAX_TAGS: u64 = 16_384;
 pub(crate) const MAX_TAG_BYTES: u64 = 65_536;
 pub(crate) const MAX_TIME_MS: u64 = (1 << 48) - 1;

@@ -12,7 +12,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (mut removed, mut any) = (0, false);
     for name in args.iter() {
         let was = take(ctx, db, ctx.open(name, Mode::Write), name);
-        removed += i64::from(was.is_some_and(|was| was != Freshness::Gone));
+        removed += i64::from(was == Some(true));
         any |= was.is_some();
     }
     waiting::removed(ctx, db, args.iter());
@@ -25,16 +25,17 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the entry of an open key out, if it holds one. What it was.
-fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<Freshness> {
-    let freshness = store::look(db, &key, now_ms)?.freshness;
+/// Takes the entry of an open key out, if it holds one. Whether it was visible.
+fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<bool> {
+    key.entry()?;
+    let was_visible = store::look(db, &key, now_ms).is_some();
     store::take(db, &mut key);
     key.close_modified();
-    if freshness != Freshness::Gone {
+    if was_visible {
         ctx.notify(c"cache.del", name);
         state::database(db, |database| database.counters.deletes += 1);
     }
-    Some(freshness)
+    Some(was_visible)
 }
 
 /// The same as a command of its own, which ends the key's lease.

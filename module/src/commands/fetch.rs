@@ -1,13 +1,12 @@
 use crate::args::{Cursor, set_once};
 use crate::commands::{for_each_key, logical_pttl, open, read, verdict};
 use crate::engine::{
-    Answer, Ask, Caller, Database, Freshness, Leases, Slot, Terms, Token, Verdict, Waiter,
+    Answer, Ask, Caller, Database, Freshness, Leases, Terms, Token, Verdict, Waiter,
 };
-use crate::entry::{Entry, Handle};
+use crate::entry::Handle;
 use crate::error::Error;
-use crate::redis::access::{self, Access, Reach};
-use crate::redis::context::Sender;
-use crate::redis::state::State;
+use crate::redis::access::{self, Access};
+use crate::redis::state::CallsNothingBack;
 use crate::redis::{
     Args, Context, Held, Key, Mode, Place, Str, Undo, Words, cluster, monotonic_ms, now_ms,
     panic_point, state, waiting,
@@ -85,8 +84,7 @@ fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let asked = parse(rest.words(0, &mut storage)?)?;
     if !asked.tags.is_empty() {
-        let tags = asked.tags.iter().map(|tag| (*tag, Access::Read));
-        access::check_pairs(ctx, args, tags, Reach::Tags)?;
+        access::check_tags(ctx, args, asked.tags, Access::Read)?;
     }
     let key = open(ctx, name, Mode::Read)?;
     let db = ctx.db();
@@ -205,34 +203,26 @@ fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
     let Some(held) = key.held() else {
         return Freshness::Gone;
     };
-    state::with(|state| match read(state.database(db), held) {
-        None => Freshness::Gone,
-        Some((_, freshness)) if tags.is_empty() || freshness == Freshness::Gone => freshness,
-        Some((slot, freshness)) => judged(state, db, held.0, slot, freshness, tags),
-    })
-}
-
-/// What may be served of a visible entry if it carried these tags as well.
-fn judged(
-    state: &mut State,
-    db: u32,
-    entry: Entry<'_>,
-    slot: Slot,
-    freshness: Freshness,
-    tags: &[&[u8]],
-) -> Freshness {
-    let now = now_ms();
-    match verdict(state, db, entry, slot, tags.iter().copied()) {
-        Verdict::Untouched => freshness,
-        Verdict::Softened { since_ms, ends_ms }
-            // Its stamp may be ahead of the present.
-            if now < since_ms.min(now).saturating_add(entry.grace_ms())
-                && (ends_ms == 0 || now < ends_ms) =>
-        {
-            Freshness::Stale
+    state::with(|state| {
+        let Some((slot, freshness)) = read(state.database(db), held) else {
+            return Freshness::Gone;
+        };
+        if tags.is_empty() || freshness == Freshness::Gone {
+            return freshness;
         }
-        Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
-    }
+        let (now, entry) = (now_ms(), held.0);
+        match verdict(state, db, entry, slot, tags.iter().copied()) {
+            Verdict::Untouched => freshness,
+            Verdict::Softened { since_ms, ends_ms }
+                // Its stamp may be ahead of the present.
+                if now < since_ms.min(now).saturating_add(entry.grace_ms())
+                    && (ends_ms == 0 || now < ends_ms) =>
+            {
+                Freshness::Stale
+            }
+            Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
+        }
+    })
 }
 
 /// Replies what was decided: with the value of the open key, where there is one.
@@ -244,7 +234,7 @@ fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
 /// [`reply`] where the database is at hand.
 #[inline(always)]
 fn send(
-    sender: Sender<'_>,
+    sender: CallsNothingBack<&Context<'_>>,
     database: &mut Database<Handle>,
     held: Option<Held<'_>>,
     answer: Answer,
@@ -280,15 +270,11 @@ fn send(
         }
     };
     ctx.reply_integer(token.unwrap_or(0) as i64);
-    let Some(slot) = slot.map(Slot) else {
+    let Some(slot) = slot else {
         return ctx.reply_array(0);
     };
     database.index.hit(slot);
-    let tags = database.index.tags(slot);
-    ctx.reply_array(tags.len());
-    for tag in tags {
-        ctx.reply_bytes(tag);
-    }
+    ctx.reply_list(database.index.tags(slot));
 }
 
 /// `CACHE.RELEASE key token` → 1 if that lease was held, else 0.

@@ -1,4 +1,3 @@
-use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::{Args, Context, Mode, Str, now_ms, state, store};
 
@@ -15,9 +14,8 @@ pub(crate) fn hits(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for (name, count) in pairs(args) {
         let key = ctx.open(name, Mode::Peek);
         let found = store::look(db, &key, now_ms);
-        let visible = found.filter(|found| found.freshness != Freshness::Gone);
-        if let (Some(slot), Ok(count)) = (visible.and_then(|found| found.slot), count) {
-            state::index(db, |index| index.add_hits(slot, count));
+        if let (Some(found), Ok(count)) = (found, count) {
+            state::index(db, |index| index.add_hits(found.slot, count));
             updated += 1;
         }
     }

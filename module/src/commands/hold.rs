@@ -10,16 +10,13 @@ pub(crate) fn hold(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
     let (replayed, rest) = split_time(ctx, words);
-    let (until_ms, tags) = match (replayed, rest) {
-        (Some(until_ms), tags) => (until_ms, tags),
-        (None, [ms, tags @ ..]) => {
-            let ms = Cursor::new(&[ms]).next_in(1..=MAX_SPAN_MS)?;
-            (now_ms() + ms, tags)
-        }
-        (None, []) => return Err(Error::WrongArity),
+    let (until_ms, tags) = if let Some(until_ms) = replayed {
+        (until_ms, rest)
+    } else {
+        let ms = Cursor::new(rest).next_in(1..=MAX_SPAN_MS)?;
+        (now_ms() + ms, &rest[1..])
     };
-    let given = args.iter().skip(words.len() - tags.len());
-    access::check_tags(ctx, args, given, Access::Write)?;
+    access::check_tags(ctx, args, tags, Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     until(ctx, until_ms, tags);
     replicate_tags(ctx, "CACHE.HOLD", replayed, until_ms, tags);

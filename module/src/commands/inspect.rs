@@ -9,13 +9,12 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Peek)?;
     let (db, now) = (ctx.db(), now_ms());
     let found = store::look(db, &key, || now);
-    let visible = found.filter(|found| found.freshness != Freshness::Gone);
-    let Some((slot, found)) = visible.and_then(|found| Some((found.slot?, found))) else {
+    let Some(found) = found else {
         ctx.reply_null();
         return Ok(());
     };
-    let (entry, tags) = (found.entry, tags_of(db, found.entry));
-    let hits = state::index(db, |index| index.hits(slot));
+    let (entry, tags) = (found.entry, tags_of(db, found.slot));
+    let hits = state::index(db, |index| index.hits(found.slot));
     let (word, pttl) = if found.freshness == Freshness::Stale {
         (&b"stale"[..], 0)
     } else {
@@ -30,20 +29,14 @@ pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     ctx.reply_bytes(b"state");
     ctx.reply_bytes(word);
     ctx.reply_bytes(b"tags");
-    ctx.reply_array(tags.len());
-    for tag in &tags {
-        ctx.reply_bytes(tag);
-    }
-    for (name, number) in [
-        (&b"hits"[..], i64::from(hits)),
-        (b"bytes", entry.value().len() as i64),
-        (b"memory", cost(entry) as i64),
-        (b"pttl", pttl),
-        (b"grace", entry.grace_ms() as i64),
-        (b"age", age_ms as i64),
-    ] {
-        ctx.reply_bytes(name);
-        ctx.reply_integer(number);
-    }
+    ctx.reply_list(tags.iter().map(Vec::as_slice));
+    ctx.reply_fields(&[
+        ("hits", hits.into()),
+        ("bytes", entry.value().len() as u64),
+        ("memory", cost(entry)),
+        ("pttl", pttl as u64),
+        ("grace", entry.grace_ms()),
+        ("age", age_ms),
+    ]);
     Ok(())
 }

@@ -1,8 +1,8 @@
-use crate::args::{Cursor, next_grace_ms, set_once};
+use crate::args::{Cursor, set_once};
 use crate::commands::hold;
 use crate::engine::{Condition, Effect, Invalidation};
 use crate::error::Error;
-use crate::record::MAX_TIME_MS;
+use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
 use crate::redis::access::{self, Access, Reach};
 use crate::redis::state::State;
 use crate::redis::{
@@ -24,20 +24,16 @@ fn drop_tags(ctx: &Context<'_>, args: Args<'_>, effect: Effect) -> Result<(), Er
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
     let (at_ms, tags) = split_time(ctx, words);
-    let given = || args.iter().skip(words.len() - tags.len());
-    access::check_tags(ctx, args, given(), Access::Write)?;
+    access::check_tags(ctx, args, tags, Access::Write)?;
     let tags = Cursor::new(tags).rest_as_tags()?;
     let (name, event) = match effect {
         Effect::Gone => ("CACHE.INVALIDATE", c"cache.invalidate"),
         Effect::Stale => ("CACHE.REVALIDATE", c"cache.revalidate"),
     };
-    let taken = if at_ms.is_none() {
-        reclaim::take_few(ctx, tags, effect)
-    } else {
-        0
-    };
+    let taken = at_ms.map_or_else(|| reclaim::take_few(ctx, tags, effect), |_| 0);
     let (dropped, at) = run(ctx, Invalidation::Tags(effect, tags), at_ms);
-    given().for_each(|tag| ctx.notify(event, tag));
+    let given = args.iter().skip(words.len() - tags.len());
+    given.for_each(|tag| ctx.notify(event, tag));
     replicate_tags(ctx, name, at_ms, at, tags);
     finish(ctx, taken + dropped);
     Ok(())
@@ -172,7 +168,7 @@ fn parse_where<'a>(words: &'a [&'a [u8]]) -> Result<WhereArgs<'a>, Error> {
         } else if word.is(b"SOFT") {
             set_once(&mut soft, ())?;
         } else if word.is(b"GRACE") {
-            set_once(&mut limit_ms, next_grace_ms(&mut cursor)?)?;
+            set_once(&mut limit_ms, cursor.next_in(0..=MAX_SPAN_MS)?)?;
         } else if word.is(b"DRYRUN") {
             set_once(&mut dry_run, ())?;
         } else if word.is(b"AT") {

@@ -1,7 +1,6 @@
 //! The largest of what a command looks at one by one.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 
 /// A number and what has it.
 pub(super) type Named = (u64, Box<[u8]>);
@@ -10,32 +9,32 @@ pub(super) type Named = (u64, Box<[u8]>);
 #[derive(Debug)]
 pub(super) struct Largest {
     most: usize,
-    found: BinaryHeap<Reverse<Named>>,
+    found: BTreeSet<Named>,
 }
 
 impl Largest {
     pub(super) const fn new(most: usize) -> Self {
-        let found = BinaryHeap::new();
+        let found = BTreeSet::new();
         Self { most, found }
     }
 
     /// The least of them once there are `most`, else 0: only a greater number is to be added.
     pub(super) fn least(&self) -> u64 {
-        let least = self.found.peek().filter(|_| self.found.len() == self.most);
-        least.map_or(0, |Reverse((least, _))| *least)
+        let least = self.found.first();
+        let least = least.filter(|_| self.found.len() == self.most);
+        least.map_or(0, |(least, _)| *least)
     }
 
     /// Adds a number that exceeds the least.
     pub(super) fn add(&mut self, number: u64, name: &[u8]) {
-        if self.found.len() == self.most {
-            self.found.pop();
+        self.found.insert((number, name.into()));
+        if self.found.len() > self.most {
+            self.found.pop_first();
         }
-        self.found.push(Reverse((number, name.into())));
     }
 
     /// Takes them out, the largest first.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Named> {
-        let found = std::mem::take(&mut self.found).into_sorted_vec();
-        found.into_iter().map(|Reverse(row)| row)
+        std::mem::take(&mut self.found).into_iter().rev()
     }
 }

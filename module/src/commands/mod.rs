@@ -29,16 +29,16 @@ use crate::error::Error;
 use crate::redis::key::Deadline;
 use crate::redis::state::{self, State, entry_in};
 use crate::redis::store::{self, Found};
-use crate::redis::{Args, Context, Held, Key, Kind, Mode, Str, monotonic_ms, now_ms};
+use crate::redis::{Args, Context, Held, Key, Mode, Str, monotonic_ms, now_ms};
 
 /// Opens a key, unless it holds another type.
 #[inline(always)]
 pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, Error> {
     let key = ctx.open(name, mode);
-    match key.kind() {
-        Kind::Other => Err(Error::WrongType),
-        Kind::Empty | Kind::Entry(_) => Ok(key),
+    if key.entry().is_none() && !key.is_empty() {
+        return Err(Error::WrongType);
     }
+    Ok(key)
 }
 
 /// Replies for each key what a command for that key alone does, and nil where it fails, which counts as a miss: here it is
@@ -76,8 +76,7 @@ pub(crate) fn visible<'k>(
     } else {
         now_ms
     };
-    let found = store::look(db, key, || judged_at);
-    found.filter(|found| found.freshness != Freshness::Gone)
+    store::look(db, key, || judged_at)
 }
 
 /// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
@@ -87,7 +86,7 @@ pub(crate) fn read(
     database: &Database<Handle>,
     (entry, deadline): Held<'_>,
 ) -> Option<(Slot, Freshness)> {
-    let slot = Slot(entry.slot()?);
+    let slot = entry.slot()?;
     let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
     let index = &database.index;
     let freshness = index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms);
@@ -95,12 +94,8 @@ pub(crate) fn read(
 }
 
 /// The tags of an indexed entry, in the order in which they were given.
-pub(crate) fn tags_of(db: u32, entry: Entry<'_>) -> Vec<Vec<u8>> {
-    state::index(db, |index| {
-        let slot = entry.slot().map(Slot);
-        let tags = slot.into_iter().flat_map(|slot| index.tags(slot));
-        tags.map(<[u8]>::to_vec).collect()
-    })
+pub(crate) fn tags_of(db: u32, slot: Slot) -> Vec<Vec<u8>> {
+    state::index(db, |index| index.tags(slot).map(<[u8]>::to_vec).collect())
 }
 
 /// What became of an indexed entry, had it carried these tags since it was written. O(tags).

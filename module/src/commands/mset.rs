@@ -54,7 +54,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         open(ctx, names[at], Mode::Peek)?;
     }
     let db = ctx.db();
-    let (mut done, mut has_backlog) = (0, false);
+    let mut done = 0;
     for (at, value) in pairs() {
         let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked);
@@ -67,15 +67,12 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             }
             write::announce(ctx, db, key, names[at], &written);
             done += 1;
-            has_backlog |= written.has_backlog;
         }
     }
     if propagation::is_alone() && done > 0 {
         ctx.replicate_verbatim();
     }
-    if has_backlog {
-        reclaim::help(ctx, db);
-    }
+    reclaim::help(ctx, db);
     ctx.reply_integer(done);
     Ok(())
 }

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use crate::args::{Cursor, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, tags_of, touch, verdict, visible, write};
-use crate::engine::{Freshness, Slot};
+use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::store::{self, Found};
 use crate::redis::{Args, Context, Mode, Words, now_ms, reclaim, state};
@@ -38,11 +38,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     );
     store::retag(db, &key, tags);
     ctx.replicate_verbatim();
-    let (expires_ms, grace_ms) = if is_replay {
-        before
-    } else {
-        write::within_holds(db, found.entry, before.0, before.1, now)
-    };
+    let (expires_ms, grace_ms) = write::within_holds(ctx, db, found.entry, before.0, before.1, now);
     if (expires_ms, grace_ms) != before {
         let deadline_ms = with_grace(expires_ms, grace_ms, "cache.retag")?;
         store::retime(db, &mut key, grace_ms, deadline_ms);
@@ -65,14 +61,11 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 
 /// Whether the entry would be gone if it had carried one of these tags from the beginning: as for one that arrives.
 fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
-    let carried: HashSet<Vec<u8>> = tags_of(db, found.entry).into_iter().collect();
+    let carried: HashSet<Vec<u8>> = tags_of(db, found.slot).into_iter().collect();
     let is_new = |tag: &&&[u8]| !carried.contains(**tag);
     state::with(|state| {
         let new = tags.iter().filter(is_new).copied();
-        let slot = found.entry.slot().map(Slot);
-        slot.is_some_and(|slot| {
-            let is_stale = found.freshness == Freshness::Stale;
-            verdict(state, db, found.entry, slot, new).is_too_late(is_stale)
-        })
+        let is_stale = found.freshness == Freshness::Stale;
+        verdict(state, db, found.entry, found.slot, new).is_too_late(is_stale)
     })
 }

@@ -83,7 +83,6 @@ fn put(
 mod tests {
     use super::*;
     use crate::args::{TagLimits, Ttl};
-    use crate::commands::write::Condition;
     use crate::config::Config;
 
     fn parsed<'a>(words: &'a [&'a [u8]]) -> Result<Options<'a>, Error> {
@@ -98,7 +97,7 @@ mod tests {
         let args = parsed(&words).expect("good");
         assert_eq!((args.tags, args.tags_at), (&[&b"a"[..], b"b"][..], 4));
         assert_eq!(args.ttl, Some(Ttl::In(Some(5))));
-        assert_eq!(args.condition, Some(Condition::Absent));
+        assert_eq!(args.where_fresh, Some(false));
     }
 
     #[test]
@@ -106,8 +105,8 @@ mod tests {
         let words: [&[u8]; 7] = [b"k", b"v", b"TAGS", b"2", b"NX", b"TAGS", b"XX"];
         let args = parsed(&words).expect("good");
         assert_eq!(
-            (args.tags, args.condition),
-            (&[&b"NX"[..], b"TAGS"][..], Some(Condition::Present))
+            (args.tags, args.where_fresh),
+            (&[&b"NX"[..], b"TAGS"][..], Some(true))
         );
     }
 

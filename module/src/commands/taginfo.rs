@@ -1,13 +1,13 @@
-use crate::args::{Cursor, MAX_TAG_BYTES, check_tag};
+use crate::args::Cursor;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::{Args, Context, Words, reclaim, state};
 
 /// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    let tag = args.only()?;
-    access::check_tags(ctx, args, [tag].into_iter(), Access::Read)?;
-    let tag = check_tag(tag.bytes(), MAX_TAG_BYTES)?;
+    let tag = args.only()?.bytes();
+    access::check_tags(ctx, args, &[tag], Access::Read)?;
+    Cursor::new(&[tag]).rest_as_tags()?;
     let db = ctx.db();
     let hidden = reclaim::meet_expired(ctx, [tag].into_iter());
     let (mut figures, past) = state::database(db, |database| {
@@ -22,15 +22,12 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
     let past = past.unwrap_or_default();
     ctx.reply_map(4);
-    for (name, number) in [
-        (&b"entries"[..], figures.entries as i64),
-        (b"bytes", figures.bytes as i64),
-        (b"invalidations", past.invalidations as i64),
-        (b"last_invalidated", past.named_ms as i64),
-    ] {
-        ctx.reply_bytes(name);
-        ctx.reply_integer(number);
-    }
+    ctx.reply_fields(&[
+        ("entries", figures.entries),
+        ("bytes", figures.bytes),
+        ("invalidations", past.invalidations),
+        ("last_invalidated", past.named_ms),
+    ]);
     Ok(())
 }
 
@@ -39,7 +36,7 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
 pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
-    access::check_tags(ctx, args, args.iter(), Access::Read)?;
+    access::check_tags(ctx, args, words, Access::Read)?;
     let tags = Cursor::new(words).rest_as_tags()?;
     let db = ctx.db();
     let times: Vec<(u64, u64)> = state::database(db, |database| {

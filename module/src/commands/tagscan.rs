@@ -1,4 +1,4 @@
-use crate::args::{Cursor, MAX_TAG_BYTES, check_tag, parse_i64};
+use crate::args::{Cursor, parse_i64};
 use crate::commands::is_visible;
 use crate::error::Error;
 use crate::redis::access::{self, Access};
@@ -30,12 +30,12 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<(&'a [u8], u64, u64), Error> {
 pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(2, &mut storage)?;
-    access::check_tags(ctx, args, args.iter().take(1), Access::Read)?;
+    access::check_tags(ctx, args, &words[..1], Access::Read)?;
     let (tag, from, count) = parse(words)?;
-    check_tag(tag, MAX_TAG_BYTES)?;
+    Cursor::new(&[tag]).rest_as_tags()?;
     let db = ctx.db();
     let now = now_ms();
-    let (next, names) = state::index(db, |index| {
+    let (next, mut names) = state::index(db, |index| {
         let mut names = Vec::new();
         let next = index.scan_tag(tag, from, count, |slot| {
             if is_visible(index, slot, now) {
@@ -45,15 +45,9 @@ pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         (next, names)
     });
     // Entries whose time is over are still in the index until the server removes them; as in SCAN, nobody sees them.
-    let names: Vec<OwnedStr> = names
-        .into_iter()
-        .filter(|name| ctx.exists(name.as_str()))
-        .collect();
+    names.retain(|name: &OwnedStr| ctx.exists(name.as_str()));
     ctx.reply_array(2);
     ctx.reply_bytes(next.to_string().as_bytes());
-    ctx.reply_array(names.len());
-    for name in &names {
-        ctx.reply_bytes(name.as_str().bytes());
-    }
+    ctx.reply_list(names.iter().map(|name| name.as_str().bytes()));
     Ok(())
 }

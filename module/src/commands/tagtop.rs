@@ -12,29 +12,16 @@ const MAX_LIMIT: u64 = 10_000;
 const STEP: u32 = 8;
 
 /// What tags are ordered by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Measure {
-    Entries,
-    Bytes,
-}
-
-impl Measure {
-    fn of(self, info: &TagFigures) -> u64 {
-        match self {
-            Self::Entries => info.entries,
-            Self::Bytes => info.bytes,
-        }
-    }
-}
+type Measure = fn(&TagFigures) -> u64;
 
 fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
     let (mut measure, mut limit) = (None, None);
     let mut cursor = Cursor::new(words);
     while let Some(word) = cursor.next_option() {
         if word.is(b"BY") {
-            let given = match cursor.next()? {
-                word if word.eq_ignore_ascii_case(b"ENTRIES") => Measure::Entries,
-                word if word.eq_ignore_ascii_case(b"BYTES") => Measure::Bytes,
+            let given: Measure = match cursor.next()? {
+                word if word.eq_ignore_ascii_case(b"ENTRIES") => |info| info.entries,
+                word if word.eq_ignore_ascii_case(b"BYTES") => |info| info.bytes,
                 _ => return Err(Error::Syntax),
             };
             set_once(&mut measure, given)?;
@@ -45,7 +32,7 @@ fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
         }
     }
     Ok((
-        measure.unwrap_or(Measure::Entries),
+        measure.unwrap_or(|info| info.entries),
         limit.unwrap_or(DEFAULT_LIMIT),
     ))
 }
@@ -60,7 +47,7 @@ pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let from = next?;
         next = state::index(db, |index| {
             index.visit_tags(from, STEP, |tag, info| {
-                let size = measure.of(&info);
+                let size = measure(&info);
                 if size > found.least() {
                     found.add(size, tag);
                 }
@@ -82,7 +69,7 @@ fn rows(db: u32, measure: Measure, found: &mut Largest) -> Vec<(Box<[u8]>, TagFi
         known.collect()
     });
     rows.sort_unstable_by(|(a, a_info), (b, b_info)| {
-        let sizes = measure.of(b_info).cmp(&measure.of(a_info));
+        let sizes = measure(b_info).cmp(&measure(a_info));
         sizes.then_with(|| a.cmp(b))
     });
     rows
@@ -104,12 +91,14 @@ mod tests {
 
     #[test]
     fn options_are_read_in_any_order_and_checked() {
-        assert_eq!(parse(&[]), Ok((Measure::Entries, 10)));
-        assert_eq!(
-            parse(&[b"limit", b"3", b"by", b"Bytes"]),
-            Ok((Measure::Bytes, 3))
-        );
-        assert_eq!(parse(&[b"BY", b"ENTRIES"]), Ok((Measure::Entries, 10)));
+        let info = TagFigures {
+            entries: 1,
+            bytes: 2,
+        };
+        let parsed = |words: &[&[u8]]| parse(words).map(|(measure, limit)| (measure(&info), limit));
+        assert_eq!(parsed(&[]), Ok((1, 10)));
+        assert_eq!(parsed(&[b"limit", b"3", b"by", b"Bytes"]), Ok((2, 3)));
+        assert_eq!(parsed(&[b"BY", b"ENTRIES"]), Ok((1, 10)));
         for (words, error) in [
             (&[&b"BY"[..]][..], Error::Syntax),
             (&[b"BY", b"SIZE"], Error::Syntax),
@@ -118,7 +107,7 @@ mod tests {
             (&[b"LIMIT", b"10001"], Error::NotAnInteger),
             (&[b"5"], Error::Syntax),
         ] {
-            assert_eq!(parse(words), Err(error), "{words:?}");
+            assert_eq!(parsed(words), Err(error), "{words:?}");
         }
     }
 }

@@ -23,7 +23,11 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let count = count.min(most) as usize;
     // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
     // looked for until enough are left.
-    let exists = exists_in(ctx, db);
+    let exists = move |name: &[u8]| {
+        let own = own();
+        own.select(db);
+        own.exists(OwnedStr::new(name).as_str())
+    };
     let mut most = count.max(1);
     let (mut next, mut found) = (Some(0), Largest::new(most));
     let step = move || {
@@ -51,16 +55,6 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     slices::run(ctx, step, reply);
     Ok(())
-}
-
-/// [`Context::exists`], for as long as the command runs.
-fn exists_in(ctx: &Context<'_>, db: u32) -> impl Fn(&[u8]) -> bool + 'static {
-    let is_unknown = ctx.is_cluster() && ctx.is_atomic_block();
-    move |name| {
-        let own = own();
-        own.select(db);
-        is_unknown || own.exists(OwnedStr::new(name).as_str())
-    }
 }
 
 fn reply(ctx: &Context<'_>, rows: Vec<Named>) {

@@ -1,7 +1,8 @@
-use crate::args::{Cursor, Ttl, next_grace_ms, set_once, with_grace};
+use crate::args::{Cursor, Ttl, set_once, with_grace};
 use crate::commands::del::remove;
 use crate::commands::{open, visible, write};
 use crate::error::Error;
+use crate::record::MAX_SPAN_MS;
 use crate::redis::context::Parts;
 use crate::redis::{Args, Context, Mode, OwnedStr, Str, Words, now_ms, options, reclaim, store};
 
@@ -16,7 +17,7 @@ fn parse(words: &[&[u8]]) -> Result<(Ttl, Option<u64>), Error> {
         } else if word.is(b"PERSIST") {
             set_once(&mut ttl, Ttl::Never)?;
         } else if word.is(b"GRACE") {
-            set_once(&mut grace_ms, next_grace_ms(&mut cursor)?)?;
+            set_once(&mut grace_ms, cursor.next_in(0..=MAX_SPAN_MS)?)?;
         } else {
             return Err(Error::Syntax);
         }
@@ -46,11 +47,8 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         ctx.reply_integer(1);
         return Ok(());
     }
-    let (expires_ms, bounded_ms) = if ctx.is_replay() {
-        (new_expiry, grace_ms)
-    } else {
-        write::within_holds(db, found.entry, new_expiry, grace_ms, now)
-    };
+    let (expires_ms, bounded_ms) =
+        write::within_holds(ctx, db, found.entry, new_expiry, grace_ms, now);
     let deadline = with_grace(expires_ms, bounded_ms, COMMAND)?;
     store::retime(db, &mut key, bounded_ms, deadline);
     key.close_modified();

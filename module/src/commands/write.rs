@@ -2,11 +2,11 @@
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
-use crate::engine::{Database, Facts, Freshness, Slot, Softness, kept_stamp_ms};
-use crate::entry::{Entry, Handle};
+use crate::engine::{Database, Facts, Freshness, Softness, kept_stamp_ms};
+use crate::entry::{Entry, Handle, Parts};
 use crate::error::Error;
 use crate::record::{MAX_SPAN_MS, MAX_TIME_MS};
-use crate::redis::context::Parts;
+use crate::redis::context;
 use crate::redis::key::Deadline;
 use crate::redis::state::State;
 use crate::redis::store::{self, Content, Lateness};
@@ -15,21 +15,13 @@ use crate::redis::{
     propagation, state, waiting,
 };
 
-/// Which keys a write is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Condition {
-    /// NX: only where no entry is fresh.
-    Absent,
-    /// XX: only where an entry is fresh.
-    Present,
-}
-
 /// How a value is to be written, as far as the words go.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Options<'a> {
     pub(super) ttl: Option<Ttl>,
     pub(super) grace_ms: Option<u64>,
-    pub(super) condition: Option<Condition>,
+    /// XX and NX: only where an entry is fresh, and only where none is.
+    pub(super) where_fresh: Option<bool>,
     /// The lease under which the value was loaded.
     pub(super) token: Option<i64>,
     pub(super) tags: &'a [&'a [u8]],
@@ -100,9 +92,9 @@ impl<'a> Options<'a> {
         let set = if word.is(b"KEEPTTL") {
             set_once(&mut self.ttl, Ttl::Keep)
         } else if word.is(b"NX") {
-            set_once(&mut self.condition, Condition::Absent)
+            set_once(&mut self.where_fresh, false)
         } else if word.is(b"XX") {
-            set_once(&mut self.condition, Condition::Present)
+            set_once(&mut self.where_fresh, true)
         } else if word.is(b"KEEPTAGS") && !self.keeps_tags {
             self.keeps_tags = true;
             Ok(())
@@ -210,8 +202,8 @@ pub(super) fn store(
     let stored = store::put(db, key, name, |state, held| {
         let database = state.database(db);
         let found = held.map(|held| store::found_in(&database.index, held, || now_ms));
-        let freshness = found.map_or(Freshness::Gone, |found| found.freshness);
-        if asked.condition.is_some() || asked.token.is_some() {
+        let (slot, freshness) = found.unwrap_or((None, Freshness::Gone));
+        if asked.where_fresh.is_some() || asked.token.is_some() {
             is_fresh = freshness == Freshness::Fresh;
             if !is_allowed(database, name, asked, freshness) {
                 return None;
@@ -223,8 +215,8 @@ pub(super) fn store(
         }
         if !is_replay {
             let until_ms = database.history.held_until_ms(tags.iter().copied(), now_ms);
-            if until_ms.is_some() {
-                (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms);
+            if let Some(until_ms) = until_ms {
+                (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms, None);
             }
         }
         // Only a kept expiry can come to more than what the server takes.
@@ -240,10 +232,13 @@ pub(super) fn store(
             (stamps.of_write(now_ms), false, Lateness::InTime)
         };
         let content = Content {
-            value,
+            parts: Parts {
+                value,
+                created_ms,
+                has_ttl: deadline_ms.is_some(),
+                grace_ms,
+            },
             tags,
-            created_ms,
-            grace_ms,
             deadline_ms,
             facts: Facts {
                 hits: asked.said(|said| said.hits).unwrap_or(0),
@@ -259,7 +254,6 @@ pub(super) fn store(
             has_leases,
             has_backlog,
         };
-        let slot = found.and_then(|found| found.slot);
         Some((content, slot, (written, lateness)))
     });
     if stored.is_none() && asked.token.is_some() {
@@ -278,20 +272,20 @@ pub(super) fn store(
 #[cold]
 pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>> {
     let found = store::look(db, key, || asked.now_ms);
-    let visible = found.filter(|found| found.freshness != Freshness::Gone);
-    visible.map_or_else(Vec::new, |found| tags_of(db, found.entry))
+    found.map_or_else(Vec::new, |found| tags_of(db, found.slot))
 }
 
 /// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than
-/// before if it is stale by a soft invalidation. O(tags) while one is held.
+/// before if it is stale by a soft invalidation. What a primary or a log says is so already. O(tags) while one is held.
 pub(super) fn within_holds(
+    ctx: &Context<'_>,
     db: u32,
     entry: Entry<'_>,
     expires_ms: Option<u64>,
     grace_ms: u64,
     now_ms: u64,
 ) -> (Option<u64>, u64) {
-    let Some(slot) = entry.slot().map(Slot) else {
+    let Some(slot) = entry.slot().filter(|_| !ctx.is_replay()) else {
         return (expires_ms, grace_ms);
     };
     state::with(|state| {
@@ -300,35 +294,27 @@ pub(super) fn within_holds(
         let since_ms = index.marks.softness(slot).map(|softness| softness.since_ms);
         // Nodes that loaded it know of no limit, only when it ends by its grace.
         let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
-        bounded_stale(expires_ms, grace_ms, until_ms, since_ms)
+        until_ms.map_or((expires_ms, grace_ms), |until_ms| {
+            bounded(expires_ms, grace_ms, until_ms, since_ms)
+        })
     })
 }
 
-/// [`bounded`] for an entry that is stale by a soft invalidation since then: what is left of its grace is its life, so
-/// that is bounded, and its expiry only as far as the grace behind it demands.
-fn bounded_stale(
+/// A logical expiry and a grace of which both are over by then. For an entry that is stale by a soft invalidation since some
+/// time, what is left of its grace is its life, so that is bounded, and its expiry only as far as the grace behind it demands.
+#[inline(never)]
+fn bounded(
     expires_ms: Option<u64>,
     grace_ms: u64,
-    until_ms: Option<u64>,
+    until_ms: u64,
     soft_since_ms: Option<u64>,
 ) -> (Option<u64>, u64) {
-    let (Some(until_ms), Some(since_ms)) = (until_ms, soft_since_ms) else {
-        return bounded(expires_ms, grace_ms, until_ms);
-    };
-    let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
-    let latest_ms = until_ms.saturating_sub(grace_ms);
-    (
-        Some(expires_ms.unwrap_or(u64::MAX).min(latest_ms)),
-        grace_ms,
-    )
-}
-
-/// A logical expiry and a grace of which both are over by then.
-#[inline(never)]
-fn bounded(expires_ms: Option<u64>, grace_ms: u64, until_ms: Option<u64>) -> (Option<u64>, u64) {
-    let Some(until_ms) = until_ms else {
-        return (expires_ms, grace_ms);
-    };
+    if let Some(since_ms) = soft_since_ms {
+        let grace_ms = grace_ms.min(until_ms.saturating_sub(since_ms));
+        let latest_ms = until_ms.saturating_sub(grace_ms);
+        let expires_ms = expires_ms.unwrap_or(u64::MAX).min(latest_ms);
+        return (Some(expires_ms), grace_ms);
+    }
     let expires_ms = expires_ms.map_or(until_ms, |ms| ms.min(until_ms));
     (Some(expires_ms), grace_ms.min(until_ms - expires_ms))
 }
@@ -342,11 +328,7 @@ fn is_allowed(
     freshness: Freshness,
 ) -> bool {
     let is_fresh = freshness == Freshness::Fresh;
-    let is_met = match asked.condition {
-        None => true,
-        Some(Condition::Absent) => !is_fresh,
-        Some(Condition::Present) => is_fresh,
-    };
+    let is_met = asked.where_fresh.is_none_or(|wanted| wanted == is_fresh);
     let Some(token) = asked.token else {
         return is_met;
     };
@@ -384,17 +366,8 @@ struct Origin {
 /// When an entry was written, whether by another clock, and whether one of its tags was invalidated here since. From a primary
 /// or a log, it may be of a slot that migrated there, and have been refused.
 #[inline(never)]
-fn stamp(
-    state: &mut State,
-    db: u32,
-    asked: &Options<'_>,
-    Origin {
-        at_ms,
-        is_foreign,
-        is_in_cluster,
-        is_coming,
-    }: Origin,
-) -> (u64, bool, Lateness) {
+fn stamp(state: &mut State, db: u32, asked: &Options<'_>, origin: Origin) -> (u64, bool, Lateness) {
+    let (at_ms, is_foreign, is_coming) = (origin.at_ms, origin.is_foreign, origin.is_coming);
     let now_ms = asked.now_ms;
     if !(is_foreign || is_coming) {
         state.stamps.follow(at_ms);
@@ -407,7 +380,7 @@ fn stamp(
     let is_stale = asked.said(|said| said.soft_since_ms).is_some();
     let is_too_late = || history.of_arriving(tags, since_ms).is_too_late(is_stale);
     let lateness = match is_foreign {
-        _ if !(is_foreign || is_in_cluster) || !is_too_late() => Lateness::InTime,
+        _ if !(is_foreign || origin.is_in_cluster) || !is_too_late() => Lateness::InTime,
         true => Lateness::TooLate,
         false => Lateness::Doubtful,
     };
@@ -459,7 +432,7 @@ pub(super) fn replicate(
     if asked.keeps_tags {
         owned.extend(asked.tags.iter().map(|tag| OwnedStr::new(tag)));
     }
-    let mut all: Parts<'_> = entry.into();
+    let mut all: context::Parts<'_> = entry.into();
     all.extend(owned.iter().map(OwnedStr::as_str));
     if !asked.keeps_tags && !asked.tags.is_empty() {
         // The word and the count stand before the tags.

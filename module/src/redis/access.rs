@@ -9,7 +9,7 @@ use std::ffi::{CString, c_int};
 use redis_module::raw;
 use smallvec::SmallVec;
 
-use super::{Args, Context, OwnedStr, Str};
+use super::{Args, Context, OK, OwnedStr, Str};
 use crate::error::Error;
 
 /// What is to be done with a tag.
@@ -30,13 +30,13 @@ pub(crate) enum Reach {
 }
 
 /// Refuses tags that the caller's key patterns do not match.
-pub(crate) fn check_tags<'t>(
+pub(crate) fn check_tags(
     ctx: &Context<'_>,
     args: Args<'_>,
-    tags: impl Iterator<Item = Str<'t>>,
+    tags: &[&[u8]],
     access: Access,
 ) -> Result<(), Error> {
-    let tags = tags.map(|tag| (tag.bytes(), access));
+    let tags = tags.iter().map(|tag| (*tag, access));
     check_pairs(ctx, args, tags, Reach::Tags)
 }
 
@@ -53,7 +53,20 @@ pub(crate) fn check_pairs<'t>(
     let tags: Tags = tags
         .map(|(tag, access)| (OwnedStr::new(tag), access))
         .collect();
-    rules.permits(ctx, args, &tags, reach)
+    if let Some(tag) = rules.refused(&tags) {
+        return Err(rules.refuse(ctx, tag));
+    }
+    let permits = |set: &Vec<&[u8]>| {
+        (reach == Reach::Tags || writes_every_key(set))
+            && Rules::from_text(set)
+                .is_some_and(|rules| rules.permit(args.all()) && rules.refused(&tags).is_none())
+    };
+    let are_enough = |text: &_| reach == Reach::Tags && !has_selectors(text);
+    if rules.text(|text| are_enough(text) || split(text).iter().any(permits)) {
+        return Ok(());
+    }
+    let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
+    Err(rules.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
 }
 
 /// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
@@ -108,31 +121,6 @@ impl Rules {
         }
     }
 
-    fn permits(
-        &self,
-        ctx: &Context<'_>,
-        args: Args<'_>,
-        tags: &Tags,
-        reach: Reach,
-    ) -> Result<(), Error> {
-        if let Some(tag) = self.refused(tags) {
-            return Err(self.refuse(ctx, tag));
-        }
-        if reach == Reach::Tags && !self.text(has_selectors) {
-            return Ok(());
-        }
-        let permitted = self.text(split).iter().any(|set| {
-            (reach == Reach::Tags || writes_every_key(set))
-                && Self::from_text(set)
-                    .is_some_and(|rules| rules.permit(args.all()) && rules.refused(tags).is_none())
-        });
-        if permitted {
-            return Ok(());
-        }
-        let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
-        Err(self.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
-    }
-
     /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2).
     fn refuse(&self, ctx: &Context<'_>, object: &OwnedStr) -> Error {
         let (ctx, object) = (ctx.as_raw(), object.as_str().as_raw());
@@ -145,23 +133,22 @@ impl Rules {
     }
 
     /// `None` if the server does not take them.
-    fn from_text(text: &[u8]) -> Option<Self> {
+    fn from_text(rules: &[&[u8]]) -> Option<Self> {
         // SAFETY: the user is freed by its drop; each rule is a C string.
         unsafe {
-            let rules = Self(api!(RedisModule_CreateModuleUser(c"".as_ptr())));
-            for rule in text.split(|&byte| byte == b' ') {
-                let rule = CString::new(rule).ok()?;
-                let taken = api!(RedisModule_SetModuleUserACL(rules.0, rule.as_ptr()));
-                if taken != raw::REDISMODULE_OK as c_int {
+            let user = Self(api!(RedisModule_CreateModuleUser(c"".as_ptr())));
+            for rule in rules {
+                let rule = CString::new(*rule).ok()?;
+                if api!(RedisModule_SetModuleUserACL(user.0, rule.as_ptr())) != OK {
                     return None;
                 }
             }
-            Some(rules)
+            Some(user)
         }
     }
 
     /// Reads all rules, as the server writes them. On servers that do not return them, there are none.
-    fn text<R>(&self, read: fn(&[u8]) -> R) -> R {
+    fn text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {
             let describe = raw::RedisModule_GetModuleUserACLString;
@@ -181,7 +168,7 @@ impl Rules {
             let (tag, flags) = (tag.as_str().as_raw(), *access as c_int);
             // SAFETY: user and tag are alive.
             let permitted = unsafe { api!(RedisModule_ACLCheckKeyPermissions(self.0, tag, flags)) };
-            permitted != raw::REDISMODULE_OK as c_int
+            permitted != OK
         });
         refused.map(|(tag, _)| tag)
     }
@@ -191,7 +178,7 @@ impl Rules {
         let (argv, argc) = (words.as_ptr().cast_mut().cast(), words.len() as c_int);
         // SAFETY: user and arguments are alive; these are only read.
         let permitted = unsafe { api!(RedisModule_ACLCheckCommandPermissions(self.0, argv, argc)) };
-        permitted == raw::REDISMODULE_OK as c_int
+        permitted == OK
     }
 }
 
@@ -208,30 +195,26 @@ fn has_selectors(text: &[u8]) -> bool {
 }
 
 /// The rules taken apart into the user's own and those in brackets.
-fn split(text: &[u8]) -> Vec<Vec<u8>> {
-    let mut sets: Vec<Vec<u8>> = vec![Vec::new()];
+fn split(text: &[u8]) -> Vec<Vec<&[u8]>> {
+    let mut sets = vec![Vec::new()];
     for rule in text.split(|&byte| byte == b' ') {
         if let Some(first) = rule.strip_prefix(b"(") {
-            sets.push(first.to_vec());
+            sets.push(vec![first]);
         } else if let Some(set) = sets.last_mut() {
-            if !set.is_empty() {
-                set.push(b' ');
-            }
-            set.extend_from_slice(rule);
+            set.push(rule);
         }
     }
-    for selector in sets.iter_mut().skip(1) {
-        if selector.last() == Some(&b')') {
-            selector.pop();
-        }
+    for last in sets.iter_mut().skip(1).filter_map(|set| set.last_mut()) {
+        *last = last.strip_suffix(b")").unwrap_or(last);
     }
     sets
 }
 
 /// Whether a set of rules allows to write every key.
-fn writes_every_key(rules: &[u8]) -> bool {
-    let mut rules = rules.split(|&byte| byte == b' ');
-    rules.any(|rule| matches!(rule, b"~*" | b"%W~*" | b"%RW~*"))
+fn writes_every_key(rules: &[&[u8]]) -> bool {
+    rules
+        .iter()
+        .any(|rule| matches!(*rule, b"~*" | b"%W~*" | b"%RW~*"))
 }
 
 #[cfg(test)]
@@ -242,15 +225,16 @@ mod tests {
     fn selectors_are_told_from_the_rules_of_the_user() {
         let sets =
             split(b"on #12 ~* -@all +cache.get (~x:* -@all +cache.invalidate) (%R~y -@all +get)");
+        let shown: Vec<Vec<u8>> = sets.iter().map(|set| set.join(&b' ')).collect();
         let expected: [&[u8]; 3] = [
             b"on #12 ~* -@all +cache.get",
             b"~x:* -@all +cache.invalidate",
             b"%R~y -@all +get",
         ];
-        assert_eq!(sets, expected);
+        assert_eq!(shown, expected);
         assert!(writes_every_key(&sets[0]) && !writes_every_key(&sets[1]));
         assert!(has_selectors(b"on ~* (~x:* +get)") && !has_selectors(b"on ~a(b ~(c +get"));
-        assert_eq!(split(b"on nopass ~a) +@all"), [b"on nopass ~a) +@all"]);
-        assert_eq!(split(b"on (~*) +get)")[1], b"~*) +get");
+        assert_eq!(split(b"on ~a) +@all"), [[&b"on"[..], b"~a)", b"+@all"]]);
+        assert_eq!(split(b"on (~*) +get)")[1], [&b"~*)"[..], b"+get"]);
     }
 }

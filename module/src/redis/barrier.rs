@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::{Args, Context, reclaim, store};
+use super::{Args, Context, OK, reclaim, store};
 use crate::error::Error;
 
 /// Where a callback was entered, for the log, and where the build that panics on demand does so.
@@ -36,10 +36,7 @@ pub(crate) enum Place {
     Other,
 }
 
-/// A command's body: parse, act, reply.
-pub(crate) type Handler = fn(&Context<'_>, Args<'_>) -> Result<(), Error>;
-
-/// Runs a command. In its place, as [`reply`] and [`catch`]: by calls, a command took 8 to 35 instructions more.
+/// Runs a command, whose body parses, acts and replies. In its place, as [`reply`] and [`catch`]: by calls, a command took 8 to 35 instructions more.
 ///
 /// # Safety
 /// The arguments must be what the server passed to the command.
@@ -48,7 +45,7 @@ pub(crate) unsafe fn command(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
-    handler: Handler,
+    handler: fn(&Context<'_>, Args<'_>) -> Result<(), Error>,
 ) -> c_int {
     // SAFETY: the server keeps both alive while the command runs.
     let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
@@ -61,7 +58,7 @@ pub(crate) unsafe fn command(
     if replied.is_none() {
         guard(Place::Other, (), || missed(&ctx));
     }
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 /// A command panicked. A client is told so; a primary or a log, which may have invalidated something, does not say it again.

@@ -25,6 +25,13 @@ pub(crate) struct Watched {
     harmless: HashSet<u64, Seeded>,
 }
 
+impl Watched {
+    /// A client is gone.
+    pub(super) fn forget(&mut self, client: u64) {
+        self.harmless.remove(&client);
+    }
+}
+
 /// CLUSTER commands that move no slot.
 const HARMLESS: &str = "countkeysinslot count-failure-reports forget getkeysinslot getslotmigrations help info keyslot \
     links meet myid myshardid nodes replicas shards slaves slots slot-stats";
@@ -88,15 +95,6 @@ fn compare_epochs(ctx: &Context<'_>) {
             waiting::restart(ctx, db);
         }
     }
-}
-
-/// A connection was closed.
-pub(crate) fn disconnected(client: u64) {
-    state::with(|state| {
-        if let Some(watched) = &mut state.cluster {
-            watched.harmless.remove(&client);
-        }
-    });
 }
 
 const CLUSTER: u64 = word(b"cluster");

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
-use super::{Key, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
+use super::{Key, OK, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
 
@@ -56,29 +56,23 @@ pub(crate) enum Mode {
     Upkeep,
 }
 
+/// Opening for writing neither counts nor reports misses.
 const UNTOUCHED: u32 =
     raw::REDISMODULE_READ | raw::REDISMODULE_WRITE | raw::REDISMODULE_OPEN_KEY_NOTOUCH;
+const SILENT: u32 = raw::REDISMODULE_OPEN_KEY_NOTOUCH
+    | raw::REDISMODULE_OPEN_KEY_NONOTIFY
+    | raw::REDISMODULE_OPEN_KEY_NOSTATS
+    | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
 
-/// [`Mode::Look`], as the server takes it. Opening for writing neither counts nor reports misses.
-static LOOK: AtomicU32 = AtomicU32::new(UNTOUCHED);
-
-/// [`Mode::Upkeep`], as the server takes it.
-static UPKEEP: AtomicU32 = AtomicU32::new(UNTOUCHED);
+/// The ways to open a key of which the server says that it knows them.
+static KNOWN: AtomicU32 = AtomicU32::new(0);
 
 /// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it hides
 /// keys of slots that went away (Redis 8.4 and newer).
 pub(super) fn probe_modes() {
-    let silent = raw::REDISMODULE_OPEN_KEY_NOTOUCH
-        | raw::REDISMODULE_OPEN_KEY_NONOTIFY
-        | raw::REDISMODULE_OPEN_KEY_NOSTATS
-        | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
     // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
     let known = unsafe { raw::RedisModule_GetOpenKeyModesAll.map_or(0, |modes| modes() as u32) };
-    if known & silent == silent {
-        LOOK.store(raw::REDISMODULE_READ | silent, Ordering::Relaxed);
-    }
-    let trimmed = known & raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED;
-    UPKEEP.store(UNTOUCHED | trimmed, Ordering::Relaxed);
+    KNOWN.store(known, Ordering::Relaxed);
 }
 
 /// For Valkey 9: entries may arrive with a slot that this node does not own yet. Other servers do not look at it.
@@ -104,32 +98,22 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
 
 /// A reply of the server's own that is sent again and again, as it is, which costs less than one that a module gives. Made
 /// once, by `load`.
-struct Kept {
-    reply: AtomicPtr<raw::RedisModuleCallReply>,
-    proto: &'static [u8],
-}
+struct Kept(AtomicPtr<raw::RedisModuleCallReply>);
 
-static OK: Kept = Kept::new(b"+OK\r\n");
-static HIT: Kept = Kept::new(b"$3\r\nHIT\r\n");
+static KEPT_OK: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
+static KEPT_HIT: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
 
 impl Kept {
-    const fn new(proto: &'static [u8]) -> Self {
-        Self {
-            reply: AtomicPtr::new(std::ptr::null_mut()),
-            proto,
-        }
-    }
-
     /// Keeps what the server replied, unless that is something else.
-    fn keep(&self, reply: *mut raw::RedisModuleCallReply) {
+    fn keep(&self, reply: *mut raw::RedisModuleCallReply, expected: &[u8]) {
         let mut len = 0;
         // SAFETY: the reply is ours, or null, which both calls take; the protocol lives as long as it.
         unsafe {
             let proto = api!(RedisModule_CallReplyProto(reply, &raw mut len)).cast::<u8>();
-            if !proto.is_null() && std::slice::from_raw_parts(proto, len) == self.proto {
-                self.reply.store(reply, Ordering::Relaxed);
+            if !proto.is_null() && std::slice::from_raw_parts(proto, len) == expected {
+                self.0.store(reply, Ordering::Relaxed);
             } else if !reply.is_null() {
-                api!(RedisModule_FreeCallReply(reply));
+                raw::free_call_reply(reply);
             }
         }
     }
@@ -137,7 +121,7 @@ impl Kept {
     /// Sends it. False if it was not to be had.
     #[inline(always)]
     fn send(&self, ctx: &Context<'_>) -> bool {
-        let reply = self.reply.load(Ordering::Relaxed);
+        let reply = self.0.load(Ordering::Relaxed);
         // SAFETY: the context is alive, and so is the reply until [`release`].
         !reply.is_null() && unsafe { often!(RedisModule_ReplyWithCallReply(ctx.raw, reply)) } == 0
     }
@@ -149,23 +133,21 @@ pub(super) fn keep_replies() {
     let ctx = own();
     // SAFETY: the context is alive; "c" takes a C string.
     unsafe {
-        OK.keep(api!(RedisModule_Call(
-            ctx.raw,
-            c"UNWATCH".as_ptr(),
-            c"".as_ptr()
-        )));
+        let (unwatch, none) = (c"UNWATCH".as_ptr(), c"".as_ptr());
+        let unwatched = api!(RedisModule_Call(ctx.raw, unwatch, none));
+        KEPT_OK.keep(unwatched, b"+OK\r\n");
         let (echo, text) = (c"ECHO".as_ptr(), c"HIT".as_ptr());
-        HIT.keep(api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text)));
+        let echoed = api!(RedisModule_Call(ctx.raw, echo, c"c".as_ptr(), text));
+        KEPT_HIT.keep(echoed, b"$3\r\nHIT\r\n");
     }
 }
 
 /// Gives back what is kept, before the server closes the module.
 pub(super) fn release() {
-    for kept in [&OK, &HIT] {
-        let reply = kept.reply.swap(std::ptr::null_mut(), Ordering::Relaxed);
+    for kept in [&KEPT_OK, &KEPT_HIT] {
+        let reply = kept.0.swap(std::ptr::null_mut(), Ordering::Relaxed);
         if !reply.is_null() {
-            // SAFETY: the reply is ours, and nothing names it any more.
-            unsafe { api!(RedisModule_FreeCallReply(reply)) };
+            raw::free_call_reply(reply);
         }
     }
     let own = OWN.swap(std::ptr::null_mut(), Ordering::Relaxed);
@@ -203,9 +185,6 @@ pub(crate) fn own<'a>() -> Context<'a> {
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
-/// See [`Context::sender`].
-pub(crate) type Sender<'c> = CallsNothingBack<&'c Context<'c>>;
-
 /// A part of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
@@ -237,7 +216,7 @@ impl Context<'_> {
     pub(crate) fn select(&self, db: u32) -> bool {
         // SAFETY: the context is alive; an unknown number is answered with an error and changes nothing.
         let selected = unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
-        selected == raw::REDISMODULE_OK as c_int
+        selected == OK
     }
 
     fn flags(&self) -> u32 {
@@ -292,9 +271,7 @@ impl Context<'_> {
 
     /// Whether this comes from another primary whose slot migrates to this one.
     pub(crate) fn is_import(&self) -> bool {
-        self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED)
-            && !self.is_replica()
-            && !self.is_loading()
+        self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED) && propagation::decides()
     }
 
     /// This node in its cluster, and its primary if the cluster knows it as a replica. The server itself behaves as a primary
@@ -401,7 +378,7 @@ impl Context<'_> {
                 (&raw mut info).cast(),
                 client
             ));
-            (found == raw::REDISMODULE_OK as c_int).then_some(info)
+            (found == OK).then_some(info)
         }
     }
 
@@ -459,9 +436,15 @@ impl Context<'_> {
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
             Mode::Peek => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
-            Mode::Look => LOOK.load(Ordering::Relaxed),
+            Mode::Look if KNOWN.load(Ordering::Relaxed) & SILENT == SILENT => {
+                raw::REDISMODULE_READ | SILENT
+            }
+            Mode::Look => UNTOUCHED,
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
-            Mode::Upkeep => UPKEEP.load(Ordering::Relaxed),
+            Mode::Upkeep => {
+                let trimmed = raw::REDISMODULE_OPEN_KEY_ACCESS_TRIMMED;
+                UNTOUCHED | KNOWN.load(Ordering::Relaxed) & trimmed
+            }
         };
         // SAFETY: context and name are alive; the key is closed by its drop, within the callback.
         unsafe {
@@ -566,7 +549,7 @@ impl Context<'_> {
         let deauthenticate = move |ctx: &Context<'_>| unsafe {
             api!(RedisModule_DeauthenticateAndCloseClient(ctx.raw, client))
         };
-        let is_closed = deauthenticate(self) == raw::REDISMODULE_OK as c_int;
+        let is_closed = deauthenticate(self) == OK;
         if is_closed {
             // When its command is done; but one that is answered after a wait is in no command, so once more.
             self.after(1, move |ctx| _ = deauthenticate(ctx));
@@ -596,14 +579,7 @@ impl Context<'_> {
                 return;
             }
             for what in later.values() {
-                // SAFETY: the context is alive; nothing is asked for.
-                unsafe {
-                    api!(RedisModule_StopTimer(
-                        self.raw,
-                        what.timer,
-                        std::ptr::null_mut()
-                    ))
-                };
+                _ = self.sdk().stop_timer::<usize>(what.timer);
             }
             for (&number, what) in later {
                 let left_ms = what.due_ms.saturating_sub(now_ms);
@@ -613,17 +589,16 @@ impl Context<'_> {
     }
 
     fn start_timer(&self, ms: u64, number: usize) -> raw::RedisModuleTimerID {
-        unsafe extern "C" fn on_timer(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
+        fn on_timer(ctx: &redis_module::Context, number: usize) {
             // SAFETY: the server passes a live context.
-            let ctx = unsafe { Context::from_raw(ctx) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&(data as usize)));
+            let ctx = unsafe { Context::from_raw(ctx.get_raw()) };
+            let later = LATER.with_borrow_mut(|later| later.remove(&number));
             if let Some(Later { run, .. }) = later {
                 guard(Place::Other, (), || run(&ctx));
             }
         }
-        let (on_timer, data) = (Some(on_timer as _), number as *mut c_void);
-        // SAFETY: the context is alive, and the data is a number.
-        unsafe { api!(RedisModule_CreateTimer(self.raw, ms as i64, on_timer, data)) }
+        let period = Duration::from_millis(ms);
+        self.sdk().create_timer(period, on_timer, number)
     }
 
     #[cold]
@@ -642,14 +617,14 @@ impl Context<'_> {
     #[inline(always)]
     pub(crate) fn reply_ok(&self) {
         self.replied(0);
-        if !OK.send(self) {
+        if !KEPT_OK.send(self) {
             raw::reply_with_simple_string(self.raw, c"OK".as_ptr());
         }
     }
 
     /// The word of a fresh value.
     pub(crate) fn reply_hit(&self) {
-        if HIT.send(self) {
+        if KEPT_HIT.send(self) {
             self.replied(0);
         } else {
             self.reply_bytes(b"HIT");
@@ -686,8 +661,23 @@ impl Context<'_> {
         panic_point(Place::Reply);
     }
 
+    /// An array of strings.
+    #[inline(always)]
+    pub(crate) fn reply_list<'b>(&self, strings: impl ExactSizeIterator<Item = &'b [u8]>) {
+        self.reply_array(strings.len());
+        strings.for_each(|string| self.reply_bytes(string));
+    }
+
+    /// Pairs of a map.
+    pub(crate) fn reply_fields(&self, fields: &[(&str, u64)]) {
+        for &(name, number) in fields {
+            self.reply_bytes(name.as_bytes());
+            self.reply_integer(number as i64);
+        }
+    }
+
     /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.
-    pub(crate) const fn sender(&self) -> Sender<'_> {
+    pub(crate) const fn sender(&self) -> CallsNothingBack<&Self> {
         CallsNothingBack::new(self)
     }
 

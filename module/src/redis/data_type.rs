@@ -16,11 +16,11 @@ use redis_module::raw;
 use super::older::Reader;
 use super::state::{self, CallsNothingBack, State};
 use super::{
-    Context, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options, propagation,
-    sizes, store, waiting,
+    Context, ERR, OK, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options,
+    propagation, sizes, store, waiting,
 };
 use crate::engine::CLOCKS_DIFFER_MS;
-use crate::entry::{Entry, Handle, NewEntry, Parts, free};
+use crate::entry::{Entry, Handle, NewEntry, free};
 use crate::record::Record;
 
 const ENCODING: c_int = 4;
@@ -63,7 +63,7 @@ pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
     if data_type.is_null() {
         return Err("the server refused the data type tagcache1");
     }
-    key::set_type(data_type);
+    key::TYPE.store(data_type, Ordering::Relaxed);
     Ok(())
 }
 
@@ -109,9 +109,6 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
 
 // ---- RDB ----
 
-/// Where something is saved.
-type Stream = CallsNothingBack<*mut raw::RedisModuleIO>;
-
 /// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
 /// server itself, `otherwise` leaves what is readable.
 fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
@@ -120,7 +117,7 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
         true
     });
     if !saved {
-        if state::is_child() {
+        if Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_IS_CHILD != 0 {
             // SAFETY: ends this process at once, without the handlers that belong to the server.
             unsafe { libc::_exit(1) };
         }
@@ -131,7 +128,7 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     // SAFETY: the server passes a live value and a live stream.
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromIO(io))) };
-    let io = Stream::new(io);
+    let io = CallsNothingBack::new(io);
     let write = |record: Record<'_>| raw::save_slice(io.get(), &record.encode());
     save(
         || with_record(entry, u32::try_from(db).ok(), write),
@@ -181,15 +178,12 @@ fn with_record<R>(
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
     guard(Place::Load, std::ptr::null_mut(), || {
         // SAFETY: the stream is alive; the name, if there is one, lives as long.
-        let name = unsafe { api!(RedisModule_GetKeyNameFromIO(io)) };
-        let name = if name.is_null() {
-            &[][..]
-        } else {
-            // SAFETY: as above.
-            unsafe { Str::from_raw(name.cast_mut()) }.bytes()
+        let (name, db) = unsafe {
+            let name = api!(RedisModule_GetKeyNameFromIO(io));
+            let name = (!name.is_null()).then(|| Str::from_raw(name.cast_mut()));
+            (name, api!(RedisModule_GetDbIdFromIO(io)))
         };
-        // SAFETY: the stream is alive.
-        let db = u32::try_from(unsafe { api!(RedisModule_GetDbIdFromIO(io)) }).ok();
+        let (name, db) = (name.map_or(&[][..], Str::bytes), u32::try_from(db).ok());
         let loaded = match encoding {
             1 | 2 => {
                 // Nothing says whether it has a TTL.
@@ -229,7 +223,7 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
 }
 
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
-    let io = Stream::new(io);
+    let io = CallsNothingBack::new(io);
     let write = || {
         let histories = state::with(|state| state.histories());
         // Nothing written, nothing saved.
@@ -261,11 +255,7 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
         }
         loaded
     });
-    (if loaded.is_some() {
-        raw::REDISMODULE_OK
-    } else {
-        raw::REDISMODULE_ERR
-    }) as c_int
+    if loaded.is_some() { OK } else { ERR }
 }
 
 // ---- AOF ----
@@ -285,21 +275,19 @@ unsafe extern "C" fn aof_rewrite(
             )
         };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
-            let Parts {
-                value,
-                created_ms,
-                grace_ms,
-                ..
-            } = record.parts;
+            let parts = record.parts;
             // A command does not say whose clock that is: what is to be allowed for another one is taken off.
             let is_own = record.origin != 0;
             let allowed_ms = if is_own { 0 } else { CLOCKS_DIFFER_MS };
             let set = |number| Some(number).filter(|&number| number > 0);
-            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(value)];
+            let mut words = vec![OwnedStr::new(key.bytes()), OwnedStr::new(parts.value)];
             words.extend(options(&[
-                (b"GRACE", set(grace_ms)),
+                (b"GRACE", set(parts.grace_ms)),
                 (b"SOFT", set(record.soft_since_ms())),
-                (b"CREATED", Some(created_ms.saturating_sub(allowed_ms))),
+                (
+                    b"CREATED",
+                    Some(parts.created_ms.saturating_sub(allowed_ms)),
+                ),
                 (b"HITS", Some(record.facts.hits.into())),
                 // Last, before the tags themselves.
                 (b"TAGS", set(record.tags.len() as u64)),

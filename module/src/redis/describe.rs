@@ -5,8 +5,8 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use redis_module::commands::{BeginSearch, FindKeys, KeySpec, KeySpecFlags, get_redis_key_spec};
 use redis_module::raw;
 
-use super::Context;
 use super::load::{Command, Keys};
+use super::{Context, OK};
 use crate::syntax::{self, Arg, Kind};
 
 /// The ACL category of the module's own, on servers that let modules have one.
@@ -22,15 +22,6 @@ pub(super) fn add_category(ctx: &Context<'_>) {
 pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'static str> {
     // SAFETY: the context is that of loading.
     let created = unsafe { api!(RedisModule_GetCommand(ctx.as_raw(), command.name.as_ptr())) };
-    set_info(ctx, created, command)?;
-    set_categories(created, command)
-}
-
-fn set_info(
-    ctx: &Context<'_>,
-    created: *mut raw::RedisModuleCommand,
-    command: &Command,
-) -> Result<(), &'static str> {
     let mut flags = KeySpecFlags::from_bits_truncate(command.uses as u32);
     let found = match command.keys {
         Keys::None => None,
@@ -70,12 +61,24 @@ fn set_info(
         args: pointed.list(&syntax::parse(command.syntax)),
     };
     // SAFETY: the command was just created; the server copies what the structure points to, arguments included.
-    if unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) }
-        != raw::REDISMODULE_OK as c_int
-    {
+    let taken = unsafe { api!(RedisModule_SetCommandInfo(created, &raw const info)) };
+    if taken != OK {
         return Err("the server refused the description of a command");
     }
-    Ok(())
+    // SAFETY: looked up because older servers lack it.
+    let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
+        return Ok(());
+    };
+    let categories = categories(command).join(" ");
+    let own = CATEGORY.to_string_lossy();
+    for categories in [format!("{own} {categories}"), categories] {
+        let categories = CString::new(categories).unwrap_or_default();
+        // SAFETY: the command was just created; the text is a C string.
+        if unsafe { set(created, categories.as_ptr()) } == OK {
+            return Ok(());
+        }
+    }
+    Err("the server refused the ACL categories of a command")
 }
 
 /// Holds the data that the server's descriptions of arguments point to.
@@ -137,24 +140,4 @@ pub(crate) fn categories(command: &Command) -> Vec<&'static str> {
     categories.extend(has("admin").then_some("dangerous"));
     categories.push(if has("fast") { "fast" } else { "slow" });
     categories
-}
-
-fn set_categories(
-    created: *mut raw::RedisModuleCommand,
-    command: &Command,
-) -> Result<(), &'static str> {
-    // SAFETY: looked up because older servers lack it.
-    let Some(set) = (unsafe { raw::RedisModule_SetCommandACLCategories }) else {
-        return Ok(());
-    };
-    let categories = categories(command).join(" ");
-    let own = CATEGORY.to_string_lossy();
-    for categories in [format!("{own} {categories}"), categories] {
-        let categories = CString::new(categories).unwrap_or_default();
-        // SAFETY: the command was just created; the text is a C string.
-        if unsafe { set(created, categories.as_ptr()) } == raw::REDISMODULE_OK as c_int {
-            return Ok(());
-        }
-    }
-    Err("the server refused the ACL categories of a command")
 }

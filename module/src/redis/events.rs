@@ -9,8 +9,8 @@ use super::state::{self, State};
 use super::store::{self, Way, adopt};
 use super::transit::Passage;
 use super::{
-    Context, Kind, Mode, OwnedStr, Place, Str, channel, cluster, copies, filter, guard,
-    monotonic_ms, now_ms, own, propagation, reclaim, waiting,
+    Context, Mode, OK, OwnedStr, Place, Str, channel, cluster, copies, filter, guard, monotonic_ms,
+    now_ms, own, propagation, reclaim, waiting,
 };
 use crate::config::DROP;
 use crate::engine::{Counters, History, Invalidation, Stamps};
@@ -72,7 +72,7 @@ pub(super) fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {
             callback
         ))
     };
-    subscribed == raw::REDISMODULE_OK as c_int
+    subscribed == OK
 }
 
 unsafe extern "C" fn on_event(
@@ -179,7 +179,7 @@ unsafe extern "C" fn keyspace(
         // SAFETY: the server passes a C string, a live context and a live name.
         unsafe { rarer(ctx, event, key) };
     }
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 /// Whether an event has this name. At the end of the name it ends as well: no byte beyond is looked at.
@@ -211,9 +211,6 @@ unsafe fn rarer(
         match event {
             b"del" => removed(&ctx, key),
             what if what.starts_with(b"tagcache.") => filter::on_act(&ctx, what, key),
-            b"loaded" if state::with(|state| state.is_staging()) => {
-                store::adopt_staged(&ctx, key.bytes());
-            }
             b"loaded" => adopt(&ctx, key, Way::Loaded),
             b"restore" => adopt(&ctx, key, Way::Restored),
             b"rename_from" => filter::announce_removed(gone, key),
@@ -421,7 +418,7 @@ fn hold_refused() {
     for (db, name) in state::with(|state| state.refused.clone()) {
         ctx.select(db);
         let name = OwnedStr::new(&name);
-        if matches!(ctx.open(name.as_str(), Mode::Look).kind(), Kind::Empty) {
+        if ctx.open(name.as_str(), Mode::Look).is_empty() {
             store::hold_gone(&ctx, name.as_str(), None);
         }
     }
@@ -460,8 +457,10 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
         && let Some(info) = info
     {
         waiting::disconnected(ctx, info.id);
-        cluster::disconnected(info.id);
-        state::with(|state| state.copies.forget(info.id));
+        state::with(|state| {
+            state.copies.forget(info.id);
+            (state.cluster.iter_mut()).for_each(|cluster| cluster.forget(info.id));
+        });
     }
 }
 

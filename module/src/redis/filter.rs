@@ -4,20 +4,16 @@
 //! script runs, or one that waited, met a gone key, is announced by [`met_gone`].
 
 use std::ffi::{CStr, c_int};
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::context::command_time_ms;
 use super::state::{self, CallsNothingBack};
-use super::{Context, Kind, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
+use super::{Context, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
-use crate::engine::Slot;
 use crate::native::{self, Keys};
-
-/// The filter while it is installed.
-static FILTER: AtomicPtr<raw::RedisModuleCommandFilter> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The part of `maxmemory` from which on commands free stale entries first.
 const PRESSURE: f32 = 0.98;
@@ -33,17 +29,16 @@ const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
 
 pub(super) fn install(ctx: &Context<'_>) {
-    if FILTER.load(Ordering::Relaxed).is_null() {
+    if state::with(|state| state.filter.is_none()) {
         let filter = register::<Reclaiming>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
-        FILTER.store(filter.get(), Ordering::Relaxed);
+        state::with(|state| state.filter = Some(filter));
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
 
 pub(super) fn remove(ctx: &Context<'_>) {
-    let filter = FILTER.swap(std::ptr::null_mut(), Ordering::Relaxed);
-    if !filter.is_null() {
-        unregister(ctx, Registered::new(filter));
+    if let Some(filter) = state::with(|state| state.filter.take()) {
+        unregister(ctx, filter);
     }
 }
 
@@ -98,7 +93,7 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     ctx.select(db);
     let owned = OwnedStr::new(name);
     let key = ctx.open(owned.as_str(), Mode::Look);
-    if matches!(key.kind(), Kind::Empty) {
+    if key.is_empty() {
         state::with(|state| state.removed_gone = Some((db, name.to_vec())));
         return;
     }
@@ -341,7 +336,7 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     key.entry().is_some_and(|entry| {
         let db = ctx.db();
         state::with(|state| {
-            let (index, slot) = (&state.database(db).index, entry.slot().map(Slot));
+            let (index, slot) = (&state.database(db).index, entry.slot());
             index.must_leave(slot, entry.handle())
                 && !slot.is_some_and(|slot| reclaim::is_held(index, slot))
         })

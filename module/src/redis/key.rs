@@ -9,25 +9,11 @@ use super::context;
 use super::state::CallsNothingBack;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
-/// The data type, as the server knows it. Set once by `load`.
-static TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(std::ptr::null_mut());
-
-pub(crate) fn set_type(data_type: *mut raw::RedisModuleType) {
-    TYPE.store(data_type, Ordering::Relaxed);
-}
+/// The data type, as the server knows it. Set once, by `data_type`.
+pub(super) static TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(std::ptr::null_mut());
 
 fn data_type() -> *mut raw::RedisModuleType {
     TYPE.load(Ordering::Relaxed)
-}
-
-/// What a key holds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Kind<'k> {
-    /// Nothing, or something that expired.
-    Empty,
-    Entry(Entry<'k>),
-    /// A value of another type.
-    Other,
 }
 
 /// A key opened in the context's database; closed when dropped.
@@ -59,18 +45,8 @@ impl Key {
         }
     }
 
-    pub(crate) fn kind(&self) -> Kind<'_> {
-        if let Some(entry) = self.entry() {
-            return Kind::Entry(entry);
-        }
-        if self.is_empty() {
-            Kind::Empty
-        } else {
-            Kind::Other
-        }
-    }
-
-    fn is_empty(&self) -> bool {
+    /// Whether it holds nothing, or something that expired.
+    pub(crate) fn is_empty(&self) -> bool {
         // SAFETY: the key is open, or null, which the call takes.
         let kind = unsafe { often!(RedisModule_KeyType(self.raw)) };
         kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32
@@ -148,10 +124,7 @@ impl Key {
 
     /// When the entry that it holds expires, to be looked up later.
     pub(crate) const fn deadline(&self) -> Deadline<'_> {
-        Deadline {
-            key: CallsNothingBack::new(self.raw),
-            open: PhantomData,
-        }
+        CallsNothingBack::new(self)
     }
 
     /// Closes it after a change, which the server reports to WATCH and CLIENT TRACKING.
@@ -174,17 +147,13 @@ impl Key {
 pub(crate) type Held<'k> = (Entry<'k>, Deadline<'k>);
 
 /// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline<'k> {
-    key: CallsNothingBack<*mut raw::RedisModuleKey>,
-    open: PhantomData<&'k ()>,
-}
+pub(crate) type Deadline<'k> = CallsNothingBack<&'k Key>;
 
 impl Deadline<'_> {
     /// The time, unix ms.
     pub(crate) fn ms(self) -> Option<u64> {
         // SAFETY: the key is open, and holds something.
-        let deadline = unsafe { often!(RedisModule_GetAbsExpire(self.key.get())) };
+        let deadline = unsafe { often!(RedisModule_GetAbsExpire(self.get().raw)) };
         (deadline != i64::from(raw::REDISMODULE_NO_EXPIRE)).then_some(deadline as u64)
     }
 }

@@ -5,13 +5,14 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use redis_module::raw;
 
 use super::{
-    Args, Context, Place, context, copies, data_type, describe, events, guard, info, log,
+    Args, Context, ERR, OK, Place, context, copies, data_type, describe, events, guard, info, log,
     propagation, sizes, state,
 };
 use crate::COMMANDS;
 use crate::config::{self, Config, SETTINGS, Setting};
 
 const NAME: &CStr = c"tagcache";
+const API: c_int = raw::REDISMODULE_APIVER_1 as c_int;
 
 /// Version as the server shows it in MODULE LIST: major, minor and patch, two digits each.
 fn version() -> c_int {
@@ -100,16 +101,9 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server passes a live context.
-    if unsafe {
-        raw::Export_RedisModule_Init(
-            ctx,
-            NAME.as_ptr(),
-            version(),
-            raw::REDISMODULE_APIVER_1 as c_int,
-        )
-    } == raw::REDISMODULE_ERR as c_int
-    {
-        return raw::REDISMODULE_ERR as c_int;
+    let made = unsafe { raw::Export_RedisModule_Init(ctx, NAME.as_ptr(), version(), API) };
+    if made == ERR {
+        return ERR;
     }
     let loaded = guard(Place::Other, Err("internal error".to_owned()), || {
         if !super::often::look_up() {
@@ -129,11 +123,11 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         start(&ctx, &config::from_args(&words)?, COMMANDS).map_err(str::to_owned)
     });
     match loaded {
-        Ok(()) => raw::REDISMODULE_OK as c_int,
+        Ok(()) => OK,
         Err(reason) => {
             log(&format!("not loaded: {reason}"));
             release();
-            raw::REDISMODULE_ERR as c_int
+            ERR
         }
     }
 }
@@ -144,7 +138,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
 #[allow(non_snake_case, unreachable_pub, reason = "as above")]
 pub extern "C" fn RedisModule_OnUnload(_ctx: *mut raw::RedisModuleCtx) -> c_int {
     release();
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 /// Gives back all that was made since the load began: the server closes the library next.
@@ -182,7 +176,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
                 0
             ))
         };
-        if created != raw::REDISMODULE_OK as c_int {
+        if created != OK {
             return Err("a command's name is taken");
         }
         describe::describe(ctx, command)?;
@@ -241,12 +235,12 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
                 ))
             }
         };
-        if registered != raw::REDISMODULE_OK as c_int {
+        if registered != OK {
             return Err("the server refused a setting");
         }
     }
     // SAFETY: the context is that of loading. This sets each one to what the configuration file says.
-    if unsafe { api!(RedisModule_LoadConfigs(ctx.as_raw())) } != raw::REDISMODULE_OK as c_int {
+    if unsafe { api!(RedisModule_LoadConfigs(ctx.as_raw())) } != OK {
         return Err("the configuration file has a bad value for one of the settings");
     }
     Ok(())
@@ -273,10 +267,10 @@ unsafe extern "C" fn set_setting<N: Into<i64>>(
 ) -> c_int {
     let value = value.into();
     // The server has checked the range, and names it where it refuses.
-    guard(Place::Config, raw::REDISMODULE_ERR as c_int, || {
+    guard(Place::Config, ERR, || {
         // SAFETY: as above.
         let setting = unsafe { &*data.cast::<Setting>() };
         state::with(|state| (setting.set)(&mut state.config, value));
-        raw::REDISMODULE_OK as c_int
+        OK
     })
 }

@@ -62,6 +62,8 @@ looked_up_once! {
     RedisModule_StringPtrLen
 }
 
+use std::ffi::c_int;
+
 pub(crate) mod access;
 #[cfg(not(test))]
 mod alloc;
@@ -92,9 +94,13 @@ pub(crate) use barrier::{Place, Undo, guard, log, panic_point};
 pub(crate) use context::{Context, Mode, monotonic_ms, now_ms, own};
 #[cfg(test)]
 pub(crate) use describe::categories;
-pub(crate) use key::{Held, Key, Kind};
+pub(crate) use key::{Held, Key};
 pub(crate) use load::{Command, Keys, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str, Words, options};
+
+/// What the server's functions return, and the module's callbacks.
+const OK: c_int = redis_module::raw::REDISMODULE_OK as c_int;
+const ERR: c_int = redis_module::raw::REDISMODULE_ERR as c_int;
 
 /// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.
 pub(crate) const TYPE_NAME: &std::ffi::CStr = c"tagcache1";

@@ -12,10 +12,10 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis_module::raw;
 
+use super::state::MainThread;
 use super::{Context, OwnedStr};
 
 static ALONE: AtomicBool = AtomicBool::new(false);
@@ -30,32 +30,28 @@ pub(crate) fn is_alone() -> bool {
 type Slots = (u16, u16);
 
 /// Atomic migrations that are under way, each with its slots.
-struct Migrations(Mutex<Vec<Vec<Slots>>>);
+type Migrations = MainThread<Vec<Vec<Slots>>>;
 
 /// To here, on a replica to its primary.
-static COMING: Migrations = Migrations(Mutex::new(Vec::new()));
+static COMING: Migrations = MainThread::new(Vec::new());
 /// Away from here.
-static LEAVING: Migrations = Migrations(Mutex::new(Vec::new()));
-/// Whether there ever were any: most nodes see none, and look for them often.
-static ANY: AtomicBool = AtomicBool::new(false);
+static LEAVING: Migrations = MainThread::new(Vec::new());
 /// They are those of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
-
-impl Migrations {
-    fn all(&self) -> MutexGuard<'_, Vec<Vec<Slots>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn any(&self) -> bool {
-        ANY.load(Ordering::Relaxed) && !self.all().is_empty()
-    }
-}
 
 /// An atomic slot migration began or ended.
 ///
 /// # Safety
 /// The data must be that of the event.
 pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_void) {
+    /// `ValkeyModuleAtomicSlotMigrationInfoV1`.
+    #[repr(C)]
+    struct Info {
+        version: u64,
+        name: [c_char; raw::REDISMODULE_NODE_ID_LEN as usize + 1],
+        ranges: *const [c_int; 2],
+        count: u32,
+    }
     // Each that begins here ends here. Valkey's header, `valkeymodule.h`, has import and export by turns.
     let (is_import, begins) = if by_valkey {
         (what.is_multiple_of(2), what < 2)
@@ -67,57 +63,36 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    ANY.store(true, Ordering::Relaxed);
-    // SAFETY: by the caller's promise.
-    let slots = unsafe { slots_of(by_valkey, data) };
-    let mut all = if is_import { &COMING } else { &LEAVING }.all();
+    // SAFETY: by the caller's promise; the ranges are as many as it says.
+    let slots: Vec<Slots> = unsafe {
+        if by_valkey {
+            let info = &*data.cast::<Info>();
+            let ranges = std::slice::from_raw_parts(info.ranges, info.count as usize);
+            let ranges = ranges.iter();
+            ranges
+                .map(|&[first, last]| (first as u16, last as u16))
+                .collect()
+        } else {
+            let slots = &*(*data.cast::<raw::RedisModuleClusterSlotMigrationInfo>()).slots;
+            let ranges = slots.ranges.as_slice(slots.num_ranges as usize).iter();
+            ranges.map(|range| (range.start, range.end)).collect()
+        }
+    };
+    let mut all = if is_import { &COMING } else { &LEAVING }.0.borrow_mut();
     // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
 }
 
-/// The slots that an event of a migration is about.
-///
-/// # Safety
-/// The data must be that of the event.
-unsafe fn slots_of(by_valkey: bool, data: *const c_void) -> Vec<Slots> {
-    /// `ValkeyModuleAtomicSlotMigrationInfoV1`.
-    #[repr(C)]
-    struct Info {
-        version: u64,
-        name: [c_char; raw::REDISMODULE_NODE_ID_LEN as usize + 1],
-        ranges: *const [c_int; 2],
-        count: u32,
-    }
-    // SAFETY: by the caller's promise; the ranges are as many as it says.
-    unsafe {
-        if by_valkey {
-            let info = &*data.cast::<Info>();
-            let ranges = std::slice::from_raw_parts(info.ranges, info.count as usize);
-            let slots = ranges
-                .iter()
-                .map(|&[first, last]| (first as u16, last as u16));
-            return slots.collect();
-        }
-        let info = &*data.cast::<raw::RedisModuleClusterSlotMigrationInfo>();
-        let count = (*info.slots).num_ranges as usize;
-        let ranges = (*info.slots).ranges.as_slice(count);
-        ranges
-            .iter()
-            .map(|range| (range.start, range.end))
-            .collect()
-    }
-}
-
 /// The node has another role: its migrations are over.
 pub(super) fn no_slot_migrates() {
-    COMING.all().clear();
-    LEAVING.all().clear();
+    COMING.0.borrow_mut().clear();
+    LEAVING.0.borrow_mut().clear();
 }
 
 /// Whether a slot migrates atomically to here.
 pub(super) fn is_importing() -> bool {
-    COMING.any()
+    !COMING.0.borrow().is_empty()
 }
 
 /// Whether the slot of this key migrates atomically to here.
@@ -127,14 +102,14 @@ pub(crate) fn is_coming(name: &[u8]) -> bool {
         // SAFETY: the name is alive. Servers whose slots migrate so have it.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
-        COMING.all().iter().flatten().any(is_of)
+        COMING.0.borrow().iter().flatten().any(is_of)
     }
 }
 
 /// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
 /// So it is told by UNLINK which keys these find vacant here.
 pub(super) fn is_exporting() -> bool {
-    LEAVING.any()
+    !LEAVING.0.borrow().is_empty()
 }
 
 /// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
@@ -155,7 +130,7 @@ pub(crate) fn forward(
         return false;
     };
     let firsts = |all: &Vec<Slots>| all.first().copied();
-    let slots: Vec<Slots> = LEAVING.all().iter().filter_map(firsts).collect();
+    let slots: Vec<Slots> = LEAVING.0.borrow().iter().filter_map(firsts).collect();
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {

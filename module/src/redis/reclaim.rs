@@ -2,15 +2,15 @@
 //!
 //! Who does it, and when, is in `DESIGN.md` (Reclaiming).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
 use super::context::moment;
 use super::state::{self, State, entry_in, entry_key};
 use super::{
-    Context, Key, Kind, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms,
-    now_ms, propagation, store,
+    Context, Key, Mode, OwnedStr, Place, Str, data_type, filter, guard, log, monotonic_ms, now_ms,
+    propagation, slices, store,
 };
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
@@ -66,7 +66,7 @@ pub(crate) fn meet_expired<'t>(
 ) -> TagFigures {
     let (db, now, mut hidden) = (ctx.db(), now_ms(), TagFigures::default());
     let mut left = most_looks(ctx);
-    for (slot, handle, name) in tags.flat_map(|tag| few_of(db, tag, &mut left)) {
+    for (slot, (handle, name)) in tags.flat_map(|tag| few_of(db, tag, &mut left)) {
         let is_over = end_grace(ctx, db, slot, now);
         if ctx.exists(name.as_str()) && !is_over {
             continue;
@@ -94,7 +94,7 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     // As in [`after_invalidation`] and [`step`].
     let may_take = effect == Effect::Gone && !ctx.is_atomic_block() && may_take();
     let mut left = most_looks(ctx);
-    for (slot, handle, name) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
+    for (slot, (handle, name)) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
         end_grace(ctx, db, slot, now);
         // Opened, it is gone if it has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
@@ -104,17 +104,16 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
             continue;
         };
         pairs += state::with(|state| {
-            let Database {
-                index, counters, ..
-            } = state.database(db);
-            if index.is_gone(Slot(slot)) {
+            let database = state.database(db);
+            let index = &database.index;
+            if index.is_gone(slot) {
                 return 0;
             }
-            let its = index.tags(Slot(slot));
+            let its = index.tags(slot);
             let is_given = |tag: &&[u8]| tags.binary_search(tag).is_ok();
             let dropped = its.filter(is_given).count() as u64;
-            counters.invalidated += dropped;
-            counters.reclaimed += 1;
+            database.counters.invalidated += dropped;
+            database.counters.reclaimed += 1;
             dropped
         });
         take(ctx, db, key, name.as_str());
@@ -132,21 +131,15 @@ fn most_looks(ctx: &Context<'_>) -> u64 {
 
 /// The entries of a tag, gone ones included, with their names; none if there are more than are left to be looked at inside
 /// a command.
-fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, Handle, OwnedStr)> {
+fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, (Handle, OwnedStr))> {
     state::index(db, |index| {
         if *left == 0 {
             return Vec::new();
         }
         let slots = index.few_of_tag(tag, *left);
         *left -= slots.len() as u64;
-        let named = |slot| {
-            (
-                slot,
-                index.entry(slot),
-                OwnedStr::new(entry_key(index, slot)),
-            )
-        };
-        slots.into_iter().map(named).collect()
+        let slots = slots.into_iter();
+        slots.map(|slot| (slot, named(index, slot))).collect()
     })
 }
 
@@ -257,11 +250,10 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
 /// Takes one gone entry out of the keyspace. False if it has expired, on a replica in a cluster: there only a command of the
 /// primary sees it, and the filter goes on at the next one.
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
-    let (handle, name) = handle_and_name(db, slot);
+    let (handle, name, key) = open(ctx, db, slot);
     let name = name.as_str();
-    let key = ctx.open(name, Mode::Upkeep);
     let mut hidden = None;
-    if matches!(key.kind(), Kind::Entry(entry) if entry.handle() == handle) {
+    if key.entry().is_some_and(|entry| entry.handle() == handle) {
         take(ctx, db, key, name);
     } else {
         drop(key);
@@ -293,7 +285,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
 /// What is to be done with an entry that is stale by a soft invalidation (`DESIGN.md`, Invalidation): that it is, is told once
 /// to WATCH and CLIENT TRACKING, and when its grace is over, a primary gives it a time to live that is over as well.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
-    let Softened { slot, is_new, .. } = softened;
+    let slot = softened.slot;
     let over_ms = state::index(db, |index| {
         let grace_ms = entry_in(index, slot).grace_ms();
         let over_ms = softened.softness.ends_ms_for(grace_ms);
@@ -302,19 +294,22 @@ fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
         }
         over_ms
     });
-    if over_ms > now_ms {
-        if is_new {
-            let (_, name) = handle_and_name(db, slot);
-            ctx.open(name.as_str(), Mode::Upkeep).close_modified();
-        }
-    } else if !ctx.is_replica() && !ctx.is_loading() {
-        let (handle, name) = handle_and_name(db, slot);
-        let mut key = ctx.open(name.as_str(), Mode::Upkeep);
-        let entry = key.entry().filter(|entry| entry.handle() == handle);
-        // If it is not there, it had expired already.
-        if let Some(grace_ms) = entry.map(Entry::grace_ms) {
-            store::retime(db, &mut key, grace_ms, Some(over_ms));
-        }
+    if over_ms <= now_ms {
+        expire(ctx, db, slot, over_ms);
+    } else if softened.is_new {
+        open(ctx, db, slot).2.close_modified();
+    }
+}
+
+fn expire(ctx: &Context<'_>, db: u32, slot: Slot, over_ms: u64) {
+    if !propagation::decides() {
+        return;
+    }
+    let (handle, _, mut key) = open(ctx, db, slot);
+    let entry = key.entry().filter(|entry| entry.handle() == handle);
+    // If it is not there, it had expired already.
+    if let Some(grace_ms) = entry.map(Entry::grace_ms) {
+        store::retime(db, &mut key, grace_ms, Some(over_ms));
     }
 }
 
@@ -324,24 +319,22 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     let over = state::index(db, |index| {
         let softness = index.marks.softness(slot)?;
         let over_ms = softness.ends_ms_for(entry_in(index, slot).grace_ms());
-        let over = over_ms <= now_ms && !index.is_gone(slot);
-        over.then_some(Softened {
-            slot,
-            softness,
-            is_new: false,
-        })
+        (over_ms <= now_ms && !index.is_gone(slot)).then_some(over_ms)
     });
-    over.is_some_and(|softened| {
-        look_after(ctx, db, softened, now_ms);
-        true
-    })
+    over.inspect(|&over_ms| expire(ctx, db, slot, over_ms))
+        .is_some()
+}
+
+/// The entry in a slot that is in use and its name, and what that opens.
+fn open(ctx: &Context<'_>, db: u32, slot: Slot) -> (Handle, OwnedStr, Key) {
+    let (handle, name) = state::index(db, |index| named(index, slot));
+    let key = ctx.open(name.as_str(), Mode::Upkeep);
+    (handle, name, key)
 }
 
 /// The entry in a slot that is in use, and its name.
-fn handle_and_name(db: u32, slot: Slot) -> (Handle, OwnedStr) {
-    state::index(db, |index| {
-        (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
-    })
+fn named(index: &Index<Handle>, slot: Slot) -> (Handle, OwnedStr) {
+    (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
 }
 
 /// Opening the key did not show the entry. Either it expired and opening removed it: done. Or it has expired and is hidden: a
@@ -368,10 +361,10 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
 /// Removes a key of the context's database if it holds a gone entry.
 pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     let key = ctx.open(name, Mode::Upkeep);
-    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+    let (Some(entry), Some(db)) = (key.entry(), key.db()) else {
         return false;
     };
-    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    let (slot, handle) = (entry.slot(), entry.handle());
     let must_leave = state::index(db, |index| index.must_leave(slot, handle));
     if must_leave {
         take(ctx, db, key, name);
@@ -409,7 +402,7 @@ fn tell_replicas(ctx: &Context<'_>) {
         ctx.select(db);
         let name = OwnedStr::new(&name);
         let is_announced = reclaim_if_gone(ctx, name.as_str());
-        let is_vacant = || matches!(ctx.open(name.as_str(), Mode::Upkeep).kind(), Kind::Empty);
+        let is_vacant = || ctx.open(name.as_str(), Mode::Upkeep).is_empty();
         // What holds the key otherwise was propagated itself.
         if !is_announced && is_vacant() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
@@ -423,7 +416,7 @@ fn tell_replicas(ctx: &Context<'_>) {
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
     let databases: Vec<u32> = state::with(|state| state.with_work(now).collect());
-    let budget = Duration::from_micros(state::with(|state| state.config.reclaim_budget_us));
+    let budget = slices::budget();
     let start = Instant::now();
     let mut steps = 0_u32;
     for db in databases {

@@ -84,6 +84,10 @@ pub(crate) fn probe(ctx: &Context<'_>) {
     let _ = SIZES.set(sizes);
 }
 
+fn sizes() -> &'static Sizes {
+    SIZES.get().expect("`load` probes them first")
+}
+
 /// What the allocator hands out for so many bytes.
 fn class(sizes: &Sizes, size: usize) -> u64 {
     if size <= PROBED {
@@ -149,15 +153,13 @@ pub(crate) fn cost(entry: Entry<'_>) -> u64 {
 /// [`cost`] of an entry of that size, whose key has so many bytes.
 #[inline(always)]
 pub(crate) fn cost_of(size: Allocated, key_len: usize, has_ttl: bool) -> u64 {
-    let Some(sizes) = SIZES.get() else { return 0 };
+    let sizes = sizes();
     classes(sizes, size) + sizes.named(key_len, has_ttl) + sizes.unnamed[usize::from(has_ttl)]
 }
 
 /// Whether an entry of that size takes as much memory as this one, and fits into its place.
 pub(crate) fn fits(entry: Entry<'_>, allocated: Allocated, size: Allocated) -> bool {
-    let Some(sizes) = SIZES.get() else {
-        return false;
-    };
+    let sizes = sizes();
     // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
     let has_room = |allocation: *mut c_void, before: usize, bytes: usize| {
         bytes == before
@@ -177,7 +179,7 @@ pub(crate) fn fits(entry: Entry<'_>, allocated: Allocated, size: Allocated) -> b
 
 /// The size to return to the server so that its MEMORY USAGE shows [`cost`].
 pub(crate) fn usage(entry: Entry<'_>) -> u64 {
-    let Some(sizes) = SIZES.get() else { return 0 };
+    let sizes = sizes();
     if !sizes.usage_counts_name {
         return cost(entry);
     }

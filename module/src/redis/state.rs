@@ -1,10 +1,10 @@
 //! What the module knows, and the one way to it.
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::Watched;
 use super::copies::Seen;
+use super::filter::Registered;
 use super::transit::{Passage, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
@@ -37,6 +37,8 @@ pub(crate) struct State {
     /// A timer of `reclaim` is under way.
     pub(crate) reclaim_armed: bool,
     pub(crate) reclaim_pace: Pace,
+    /// While there is a backlog.
+    pub(super) filter: Option<Registered>,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
     /// The gone entry that was removed last other than by the module, until the next event, or any entry comes or goes:
@@ -214,7 +216,7 @@ impl State {
 
     /// The database whose index holds this entry: `hint` if it is known, else a search.
     pub(crate) fn database_of(&self, entry: Entry<'_>, hint: Option<u32>) -> Option<(u32, Slot)> {
-        let slot = Slot(entry.slot()?);
+        let slot = entry.slot()?;
         let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
         let hinted = hint.filter(|&number| {
             let database = self.databases.get(number as usize);
@@ -423,21 +425,19 @@ impl State {
 }
 
 /// A value that only the server's main thread touches.
-struct MainThread<T>(RefCell<T>);
+pub(super) struct MainThread<T>(pub(super) RefCell<T>);
 
 // SAFETY: the server calls the module on its main thread only, except `free`, which does not come here; a forked child
 // has this memory to itself.
 unsafe impl<T> Sync for MainThread<T> {}
 
-static STATE: MainThread<Option<State>> = MainThread(RefCell::new(None));
-
-/// The process that the server runs in.
-static SERVER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether this process is a child that saves.
-pub(crate) fn is_child() -> bool {
-    SERVER.load(Ordering::Relaxed) != std::process::id()
+impl<T> MainThread<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
 }
+
+static STATE: MainThread<Option<State>> = MainThread::new(None);
 
 thread_local! {
     static IS_MAIN: Cell<bool> = const { Cell::new(false) };
@@ -451,7 +451,6 @@ pub(crate) fn is_main_thread() -> bool {
 /// Makes the state. Called once, by `load`, on the main thread.
 pub(crate) fn init(config: Config, lineage: u64) {
     IS_MAIN.set(true);
-    SERVER.store(std::process::id(), Ordering::Relaxed);
     *STATE.0.borrow_mut() = Some(State {
         config,
         lineage,

@@ -12,8 +12,8 @@ use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::transit::Passage;
 use super::{
-    Context, Held, Key, Kind, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms,
-    panic_point, propagation, reclaim, waiting,
+    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, panic_point,
+    propagation, reclaim, waiting,
 };
 use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
@@ -31,6 +31,11 @@ pub(crate) fn change<R>(db: u32, body: impl FnOnce() -> R) -> R {
     let result = body();
     CHANGING.store(outer, Ordering::Relaxed);
     result
+}
+
+/// Runs a change of a database's index alone.
+fn change_index(db: u32, body: impl FnOnce(&mut Index<Handle>) + Send) {
+    change(db, || state::index(db, body));
 }
 
 /// After a panic: empties the index of the database that was being changed, if one was.
@@ -68,28 +73,17 @@ pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
 /// What an entry is written with.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
-    pub(crate) value: &'a [u8],
+    pub(crate) parts: Parts<'a>,
     pub(crate) tags: &'a [&'a [u8]],
-    pub(crate) created_ms: u64,
-    pub(crate) grace_ms: u64,
     /// What the server sees: expiry and grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) facts: Facts,
 }
 
-impl<'a> Content<'a> {
-    fn parts(&self) -> Parts<'a> {
-        Parts {
-            value: self.value,
-            created_ms: self.created_ms,
-            has_ttl: self.deadline_ms.is_some(),
-            grace_ms: self.grace_ms,
-        }
-    }
-
+impl Content<'_> {
     /// Whether the index marks no entry of it.
     fn is_plain(&self) -> bool {
-        self.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
+        self.parts.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 }
 
@@ -109,41 +103,41 @@ fn incoming<'t>(
     }
 }
 
-/// An open key's entry, and what may be served of it.
+/// An open key's entry, where the index of its database holds it, and what may be served of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'k> {
     pub(crate) entry: Entry<'k>,
-    /// Where the index of this database holds it.
-    pub(crate) slot: Option<Slot>,
+    pub(crate) slot: Slot,
     pub(crate) freshness: Freshness,
 }
 
-/// Looks at an open key of a database, for what changes it: sure that the index holds this very entry.
+/// The visible entry of an open key of a database, for what changes it: sure that the index holds this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let held = key.held()?;
-    let looked = state::with(|state| found_in(&state.database(db).index, held, now_ms));
-    Some(looked)
+    let found = state::with(|state| found_in(&state.database(db).index, held, now_ms));
+    let (slot, freshness) = (found.0?, found.1);
+    (freshness != Freshness::Gone).then_some(Found {
+        entry: held.0,
+        slot,
+        freshness,
+    })
 }
 
-/// [`look`] at what a key of that deadline holds, where the index is at hand.
+/// [`look`] at what a key of that deadline holds, gone or not, where the index is at hand.
 #[inline(always)]
-pub(crate) fn found_in<'k>(
+pub(crate) fn found_in(
     index: &Index<Handle>,
-    (entry, deadline): Held<'k>,
+    (entry, deadline): Held<'_>,
     now_ms: impl FnOnce() -> u64,
-) -> Found<'k> {
-    let slot = entry.slot().map(Slot);
+) -> (Option<Slot>, Freshness) {
+    let slot = entry.slot();
     let slot = slot.filter(|&slot| index.holds(slot, entry.handle()));
     // An entry that is not indexed is gone as well: no invalidation would reach it.
     let freshness = slot.map_or(Freshness::Gone, |slot| {
         let (handle, grace_ms) = (entry.handle(), entry.grace_ms());
         index.freshness(slot, handle, grace_ms, || deadline.ms(), now_ms)
     });
-    Found {
-        entry,
-        slot,
-        freshness,
-    }
+    (slot, freshness)
 }
 
 /// Puts an entry under an open key that holds nothing, or an entry, which is replaced: what `decide` returns, besides where
@@ -192,39 +186,49 @@ pub(crate) fn put<'c, R: Send>(
 /// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
+    let (extent, parts) = (old.extent(), content.parts);
     if !extent.is_that_of(&parts) {
-        return resize(index, old, slot, *content);
+        return resize(index, old, slot, content);
     }
     let costs_the_same = parts.has_ttl == old.has_ttl();
     // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
     unsafe { old.overwrite(extent, &parts) };
     // The commonest of all writes changes nothing but the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
-        reindex(index, old, slot, *content);
+        reindex(index, old, slot, content.tags, content.facts);
     }
     true
 }
 
 /// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
 #[inline(never)]
-fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: Content<'_>) -> bool {
-    let (extent, parts) = (old.extent(), content.parts());
+fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
+    let (extent, parts) = (old.extent(), content.parts);
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
         // SAFETY: it fits, and nothing is borrowed from it, as above.
         unsafe { old.rewrite(extent, &parts, size) };
-        reindex(index, old, slot, content);
+        reindex(index, old, slot, content.tags, content.facts);
     }
     fits
 }
 
-/// An entry was rewritten in its place: the index learns what it is now.
+/// The entry in a slot was changed: the index learns what it is now.
 #[inline(never)]
-fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, content: Content<'_>) {
-    let incoming = incoming(entry, cost(entry), content.tags, content.facts);
-    entry.set_indexed(index.replace(slot, incoming).0);
+fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, tags: &[&[u8]], facts: Facts) {
+    entry.set_indexed(index.replace(slot, incoming(entry, cost(entry), tags, facts)));
+}
+
+/// Indexes an entry, near this place.
+fn insert(
+    index: &mut Index<Handle>,
+    place: Option<Slot>,
+    entry: Entry<'_>,
+    tags: &[&[u8]],
+    facts: Facts,
+) {
+    entry.set_indexed(index.insert_near(place, incoming(entry, cost(entry), tags, facts)));
 }
 
 /// Makes a new entry, in the index in the place of the old one.
@@ -235,7 +239,7 @@ fn place(
     visible: Option<Slot>,
     content: &Content<'_>,
 ) -> NewEntry {
-    let parts = content.parts();
+    let parts = content.parts;
     let size = parts.size(name.len());
     let new = NewEntry::sized(name, &parts, size);
     let entry = new.as_entry();
@@ -245,7 +249,7 @@ fn place(
         Some(slot) => index.replace(slot, incoming),
         None => index.insert_near(None, incoming),
     };
-    entry.set_indexed(slot.0);
+    entry.set_indexed(slot);
     new
 }
 
@@ -262,27 +266,23 @@ fn forget_gone(state: &mut State, db: u32, old: Entry<'_>) {
 /// The entry of an open key, and its slot, if it is indexed.
 fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
     let entry = key.entry()?;
-    Some((entry, Slot(entry.slot()?)))
+    Some((entry, entry.slot()?))
 }
 
 /// Sees that a key of the context's database, unless it holds another type, holds an entry that is gone, here as elsewhere.
 pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
-    match key.kind() {
-        Kind::Empty => {
-            let content = Content {
-                created_ms: now_ms(),
-                deadline_ms,
-                ..Content::default()
-            };
-            put(db, &mut key, name, |_, _| Some((content, None, ())));
-            drop_entry(db, &key);
-        }
-        // Not reclaimed yet, or it was refused there when it arrived, and is not known to be gone here.
-        Kind::Entry(_) => drop_entry(db, &key),
-        Kind::Other => return,
+    if key.is_empty() {
+        let mut content = Content {
+            deadline_ms,
+            ..Content::default()
+        };
+        (content.parts.created_ms, content.parts.has_ttl) = (now_ms(), deadline_ms.is_some());
+        put(db, &mut key, name, |_, _| Some((content, None, ())));
     }
+    // What was there is not reclaimed yet, or was refused there when it arrived, and is not known to be gone here.
+    drop_entry(db, &key);
     drop(key);
     reclaim::arm(ctx);
 }
@@ -306,26 +306,23 @@ pub(crate) fn accept(db: u32, key: &Key) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    change(db, || {
-        state::index(db, |index| {
-            let is_refused = index.marks.doubted.contains(slot.0)
-                && index.holds(slot, entry.handle())
-                && index.is_gone(slot);
-            // What comes with a slot was not refused at its old node.
-            if !is_refused || propagation::is_coming(entry.key()) {
-                return;
-            }
-            let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
-            let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
-            let facts = Facts {
-                is_gone: false,
-                is_doubted: false,
-                ..index.facts(slot)
-            };
-            index.remove(slot);
-            let incoming = incoming(entry, cost(entry), &tags, facts);
-            entry.set_indexed(index.insert_near(Some(slot), incoming).0);
-        });
+    change_index(db, |index| {
+        let is_refused = index.marks.doubted.contains(slot.0)
+            && index.holds(slot, entry.handle())
+            && index.is_gone(slot);
+        // What comes with a slot was not refused at its old node.
+        if !is_refused || propagation::is_coming(entry.key()) {
+            return;
+        }
+        let tags: Vec<Vec<u8>> = index.tags(slot).map(<[u8]>::to_vec).collect();
+        let tags: SmallVec<[&[u8]; 8]> = tags.iter().map(Vec::as_slice).collect();
+        let facts = Facts {
+            is_gone: false,
+            is_doubted: false,
+            ..index.facts(slot)
+        };
+        index.remove(slot);
+        insert(index, Some(slot), entry, &tags, facts);
     });
 }
 
@@ -352,23 +349,37 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
         (parts.has_ttl, parts.grace_ms) = (has_ttl, grace_ms);
         NewEntry::new(entry.key(), &parts)
     });
-    let handle = rebuilt.as_ref().map_or(entry.handle(), NewEntry::handle);
-    change(db, || {
-        // SAFETY: the keyspace holds it, or `rebuilt` does.
-        let entry = unsafe { Entry::from_handle(handle) };
+    let old = entry.handle();
+    exchange(db, key, old, rebuilt, |entry| {
         entry.set_has_ttl(has_ttl);
-        entry.set_indexed(slot.0);
+        entry.set_indexed(slot);
         state::index(db, |index| {
-            index.moved(slot, handle);
+            index.moved(slot, entry.handle());
             index.resize(slot, cost(entry));
             index.set_graced(slot, grace_ms > 0);
         });
-        panic_point(Place::Change);
-        if let Some(rebuilt) = rebuilt {
-            key.replace(rebuilt);
-        }
     });
     key.set_deadline_ms(deadline_ms);
+}
+
+/// Indexes the entry of an open key, or the one that is to take its place, which it then does.
+fn exchange<R>(
+    db: u32,
+    key: &mut Key,
+    old: Handle,
+    new: Option<NewEntry>,
+    index: impl FnOnce(Entry<'_>) -> R,
+) -> R {
+    let handle = new.as_ref().map_or(old, NewEntry::handle);
+    change(db, || {
+        // SAFETY: the keyspace holds it, or `new` does.
+        let result = index(unsafe { Entry::from_handle(handle) });
+        panic_point(Place::Change);
+        if let Some(new) = new {
+            key.replace(new);
+        }
+        result
+    })
 }
 
 /// Gives the visible entry of an open key other tags. O(tags).
@@ -376,12 +387,9 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     let Some((entry, slot)) = indexed(key) else {
         return;
     };
-    change(db, || {
-        let slot = state::index(db, |index| {
-            let facts = index.facts(slot);
-            index.replace(slot, incoming(entry, cost(entry), tags, facts))
-        });
-        entry.set_indexed(slot.0);
+    change_index(db, |index| {
+        let facts = index.facts(slot);
+        reindex(index, entry, slot, tags, facts);
     });
 }
 
@@ -436,7 +444,10 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
             is_gone: true,
             ..Facts::default()
         };
-        let (slot, tags) = (Slot(entry.slot().unwrap_or(0)), std::iter::empty::<&[u8]>());
+        let (slot, tags) = (
+            entry.slot().unwrap_or_default(),
+            std::iter::empty::<&[u8]>(),
+        );
         state::with(|state| state.transit.leaves(entry, db, slot, facts, tags));
         filter::met_gone(db, entry.key());
     }
@@ -444,14 +455,12 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
 
 /// The index forgets an entry that the keyspace does not hold under its name.
 pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
-    change(db, || {
-        state::index(db, |index| {
-            if index.holds(slot, handle) {
-                index.remove(slot);
-                // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
-                unsafe { Entry::from_handle(handle) }.set_unlinked();
-            }
-        });
+    change_index(db, |index| {
+        if index.holds(slot, handle) {
+            index.remove(slot);
+            // SAFETY: nothing freed the entry: `unlinked` would have taken it out of the index.
+            unsafe { Entry::from_handle(handle) }.set_unlinked();
+        }
     });
 }
 
@@ -471,9 +480,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
 /// An entry has another address.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     if let Some((db, slot)) = place {
-        change(db, || {
-            state::index(db, |index| index.moved(slot, new));
-        });
+        change_index(db, |index| index.moved(slot, new));
     }
     state::with(|state| state.transit.moved(old, new));
 }
@@ -490,76 +497,64 @@ pub(crate) enum Way {
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
-/// known to be there, or is gone.
+/// known to be there, or is gone. Into a database that is not served yet, where no key can be opened, it goes in any case.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
-    let loaded = state::with(|state| state.transit.loaded(db, name));
-    let Some(handle) = loaded else { return false };
-    let has_work = change(db, || {
-        state::with(|state| {
-            state.removed_gone = None;
-            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
-            index_loaded(state, db, unsafe { Entry::from_handle(handle) })
-        })
+    let (loaded, is_staging) = state::with(|state| {
+        let is_staging = state.is_staging();
+        (state.transit.loaded(db, name, is_staging), is_staging)
     });
-    if has_work {
+    let Some(handle) = loaded else {
+        return is_staging;
+    };
+    let index = || {
+        state::with(|state| {
+            // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
+            let entry = unsafe { Entry::from_handle(handle) };
+            state.stamps.follow(entry.created_ms());
+            let passage = std::mem::take(&mut state.transit.arriving);
+            let index = &mut state.loaded_database(db).index;
+            let has_work = index_arrived(index, None, entry, &passage);
+            state.transit.arriving = passage; // Its buffers are used again.
+            has_work
+        })
+    };
+    if is_staging {
+        panic_point(Place::Change);
+        index();
+    } else if change(db, index) {
         reclaim::arm(ctx);
     }
     true
 }
 
-/// Indexes the entry that was just loaded into a database that is not served yet. Its key cannot be opened.
-pub(crate) fn adopt_staged(ctx: &Context<'_>, name: &[u8]) {
-    let db = ctx.db();
-    state::with(|state| {
-        let Some(handle) = state.transit.staged(db, name) else {
-            return;
-        };
-        panic_point(Place::Change);
-        // SAFETY: the keyspace that is loaded holds it ([`super::transit::Transit::staged`]).
-        index_loaded(state, db, unsafe { Entry::from_handle(handle) });
-    });
-}
-
-fn index_loaded(state: &mut State, db: u32, entry: Entry<'_>) -> bool {
-    state.stamps.follow(entry.created_ms());
-    let passage = std::mem::take(&mut state.transit.arriving);
-    let index = &mut state.loaded_database(db).index;
-    let has_work = index_arrived(index, None, entry, &passage);
-    state.transit.arriving = passage; // Its buffers are used again.
-    has_work
-}
-
 /// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
 /// after the key is there.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
-    let is_judged = way != Way::Loaded || state::with(|state| state.judges_loaded);
-    if !is_judged && adopt_loaded(ctx, name.bytes()) {
+    let may_be_loaded = |state: &mut State| state.is_staging() || !state.judges_loaded;
+    if way == Way::Loaded && state::with(may_be_loaded) && adopt_loaded(ctx, name.bytes()) {
         return;
     }
     // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
-    let (Kind::Entry(entry), Some(db)) = (key.kind(), key.db()) else {
+    let (Some(entry), Some(db)) = (key.entry(), key.db()) else {
         // A native value stands there: if that expires later, it is not the entry that it replaced.
         return state::with(|state| state.transit.clear());
     };
-    let (slot, handle) = (entry.slot().map(Slot), entry.handle());
+    let (slot, handle) = (entry.slot(), entry.handle());
     if slot.is_some_and(|slot| state::index(db, |index| index.holds(slot, handle))) {
         return;
     }
-    let passage = state::with(|state| state.transit.end(handle));
-    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
-    // node refused, only its primary says that it is to leave.
-    let may_stay = |Passage { facts, .. }: &Passage| {
-        !facts.is_gone || facts.is_doubted || way == Way::Restored
-    };
-    let Some(mut passage) = passage else {
+    let Some(mut passage) = state::with(|state| state.transit.end(handle)) else {
         drop(key);
         return look_for_orphans(ctx, db);
     };
-    if !may_stay(&passage) {
+    let facts = passage.facts;
+    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
+    // node refused, only its primary says that it is to leave.
+    if facts.is_gone && !facts.is_doubted && way != Way::Restored {
         take(db, &mut key);
         if propagation::is_coming(name.bytes()) {
             // On replicas it may not be gone.
@@ -568,13 +563,13 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         }
         return;
     }
-    let lateness = if passage.facts.is_gone {
+    let is_primary = propagation::decides();
+    let lateness = if facts.is_gone {
         Lateness::InTime
     } else {
-        lateness(ctx, db, entry, way, &mut passage)
+        lateness(is_primary, db, entry, way, &mut passage)
     };
-    let is_primary = !ctx.is_replica() && !ctx.is_loading();
-    let is_refused = passage.facts.is_gone || lateness == Lateness::TooLate;
+    let is_refused = facts.is_gone || lateness == Lateness::TooLate;
     passage.facts.is_gone = is_refused;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
     let has_ttl = key.deadline_ms().is_some();
@@ -583,23 +578,14 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         let parts = entry.parts();
         NewEntry::new(name.bytes(), &Parts { has_ttl, ..parts })
     });
-    let handle = renamed.as_ref().map_or(entry.handle(), NewEntry::handle);
-    let is_gone = change(db, || {
-        // SAFETY: the keyspace holds it, or `renamed` does.
-        let entry = unsafe { Entry::from_handle(handle) };
+    let is_gone = exchange(db, &mut key, handle, renamed, |entry| {
         entry.set_has_ttl(has_ttl);
-        let is_gone = state::with(|state| {
-            state.removed_gone = None;
+        state::with(|state| {
             // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
             // must not miss it: it goes to the same place, or above.
             let place = state.transit.vacated(db, name.bytes());
             index_arrived(&mut state.database(db).index, place, entry, &passage)
-        });
-        panic_point(Place::Change);
-        if let Some(renamed) = renamed {
-            key.replace(renamed);
-        }
-        is_gone
+        })
     });
     drop(key);
     state::with(|state| {
@@ -624,8 +610,7 @@ fn index_arrived(
     passage: &Passage,
 ) -> bool {
     let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    let incoming = incoming(entry, cost(entry), &tags, passage.facts);
-    entry.set_indexed(index.insert_near(place, incoming).0);
+    insert(index, place, entry, &tags, passage.facts);
     index.has_backlog() || index.marks.has_soft()
 }
 
@@ -641,13 +626,12 @@ pub(crate) enum Lateness {
 /// A primary allows for clocks that differ; others judge by the same stamps, without that allowance, and remember what it may
 /// have refused. Why so is in `DESIGN.md` (Entries that arrive).
 fn lateness(
-    ctx: &Context<'_>,
+    is_primary: bool,
     db: u32,
     entry: Entry<'_>,
     way: Way,
     passage: &mut Passage,
 ) -> Lateness {
-    let is_primary = !ctx.is_replica() && !ctx.is_loading();
     state::with(|state| {
         let (origin, facts) = (passage.origin, &mut passage.facts);
         let is_own = match way {

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use redis_module::raw;
+use redis_module::{RedisString, raw};
 use smallvec::SmallVec;
 
 use super::state::CallsNothingBack;
@@ -45,40 +45,23 @@ impl<'a> Str<'a> {
 
 /// A string that the module made.
 #[derive(Debug)]
-pub(crate) struct OwnedStr(*mut raw::RedisModuleString);
+pub(crate) struct OwnedStr(RedisString);
 
 impl OwnedStr {
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        // SAFETY: the context is optional; the bytes are copied.
-        Self(unsafe {
-            api!(RedisModule_CreateString(
-                std::ptr::null_mut(),
-                bytes.as_ptr().cast(),
-                bytes.len()
-            ))
-        })
+        Self(RedisString::create_from_slice(std::ptr::null_mut(), bytes))
     }
 
     pub(crate) fn from_number(number: i64) -> Self {
+        let ctx = std::ptr::null_mut();
         // SAFETY: the context is optional.
-        Self(unsafe {
-            api!(RedisModule_CreateStringFromLongLong(
-                std::ptr::null_mut(),
-                number
-            ))
-        })
+        let made = unsafe { api!(RedisModule_CreateStringFromLongLong(ctx, number)) };
+        Self(RedisString::from_redis_module_string(ctx, made))
     }
 
     pub(crate) const fn as_str(&self) -> Str<'_> {
         // SAFETY: it lives as long as `self`.
-        unsafe { Str::from_raw(self.0) }
-    }
-}
-
-impl Drop for OwnedStr {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, freed once.
-        unsafe { api!(RedisModule_FreeString(std::ptr::null_mut(), self.0)) };
+        unsafe { Str::from_raw(self.0.inner) }
     }
 }
 

@@ -80,17 +80,12 @@ impl Passage {
 }
 
 impl Transit {
-    /// The visible entry that was loaded last, if it was for this place. The server announces each right after it was
-    /// loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
-    pub(crate) fn loaded(&mut self, db: u32, key: &[u8]) -> Option<Handle> {
-        let is_visible = !self.arriving.facts.is_gone;
-        is_visible.then(|| self.staged(db, key)).flatten()
-    }
-
-    /// The same, whether it is gone or not.
-    pub(crate) fn staged(&mut self, db: u32, key: &[u8]) -> Option<Handle> {
+    /// The entry that was loaded last, if it was for this place, and is visible, or may be gone. The server announces each right
+    /// after it was loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
+    pub(crate) fn loaded(&mut self, db: u32, key: &[u8], may_be_gone: bool) -> Option<Handle> {
         let passage = &mut self.arriving;
-        let is_it = passage.place == Some(db) && passage.key == key;
+        let is_meant = may_be_gone || !passage.facts.is_gone;
+        let is_it = is_meant && passage.place == Some(db) && passage.key == key;
         is_it.then(|| passage.entry.take()).flatten()
     }
 

@@ -259,14 +259,13 @@ fn forget(waiter: Waiter) -> Option<Blocked> {
 /// Forgets a client that gets no answer, or an error. A lease that it was given goes to the next in line.
 fn give_up(ctx: &Context<'_>, waiter: Waiter) {
     guard(Place::Other, (), || {
-        if let Some(Blocked {
-            db, key, ending, ..
-        }) = forget(waiter)
-            && let Ending::Miss(Some(token)) = ending
+        if let Some(blocked) = forget(waiter)
+            && let Ending::Miss(Some(token)) = blocked.ending
         {
-            let now = monotonic_ms();
-            let key = &*key;
-            state::database(db, |database| database.leases.release(key, token, now));
+            let (key, now) = (&*blocked.key, monotonic_ms());
+            state::database(blocked.db, |database| {
+                database.leases.release(key, token, now)
+            });
             watch(ctx);
         }
     });

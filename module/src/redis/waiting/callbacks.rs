@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::{Ending, forget, give_up, tracks_on_behalf};
 use crate::commands::fetch;
 use crate::engine::Waiter;
-use crate::redis::{Args, Context, Place, access, barrier, panic_point, state};
+use crate::redis::{Args, Context, ERR, OK, Place, access, barrier, panic_point, state};
 
 /// The waiter that a callback is about.
 ///
@@ -18,32 +18,16 @@ unsafe fn waiter_of(ctx: *mut raw::RedisModuleCtx) -> Waiter {
     unsafe { api!(RedisModule_GetBlockedClientPrivateData(ctx)) as usize as Waiter }
 }
 
-/// The waiter, its context and the arguments of the command that waits.
-///
-/// # Safety
-/// The context must be that of a callback of `block`, and the arguments those that the server passed with it.
-unsafe fn parts_of<'a>(
-    ctx: *mut raw::RedisModuleCtx,
-    argv: *mut *mut raw::RedisModuleString,
-    argc: c_int,
-) -> (Waiter, Context<'a>, Args<'a>) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        (
-            waiter_of(ctx),
-            Context::from_raw(ctx),
-            Args::from_raw(argv, argc),
-        )
-    }
-}
-
 pub(super) unsafe extern "C" fn on_ready(
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
+    let (waiter, ctx, args) = unsafe {
+        let args = Args::from_raw(argv, argc);
+        (waiter_of(ctx), Context::from_raw(ctx), args)
+    };
     let answered = barrier::reply(&ctx, || {
         panic_point(Place::Wait);
         let (name, rest) = args.split_first().ok()?;
@@ -60,10 +44,10 @@ pub(super) unsafe extern "C" fn on_ready(
         is_answered.then_some(())
     });
     if answered == Some(None) {
-        return raw::REDISMODULE_ERR as c_int;
+        return ERR;
     }
     give_up(&ctx, waiter);
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 pub(super) unsafe extern "C" fn on_timeout(
@@ -72,7 +56,10 @@ pub(super) unsafe extern "C" fn on_timeout(
     argc: c_int,
 ) -> c_int {
     // SAFETY: the server passes a live context of this wait, and the arguments of the command that waits.
-    let (waiter, ctx, args) = unsafe { parts_of(ctx, argv, argc) };
+    let (waiter, ctx, args) = unsafe {
+        let args = Args::from_raw(argv, argc);
+        (waiter_of(ctx), Context::from_raw(ctx), args)
+    };
     barrier::reply(&ctx, || {
         panic_point(Place::Wait);
         let ending = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.ending));
@@ -93,7 +80,7 @@ pub(super) unsafe extern "C" fn on_timeout(
         }
     });
     give_up(&ctx, waiter);
-    raw::REDISMODULE_OK as c_int
+    OK
 }
 
 pub(super) unsafe extern "C" fn on_disconnect(

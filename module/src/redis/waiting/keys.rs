@@ -58,14 +58,10 @@ pub(crate) fn may_appear(name: &[u8]) {
         let awaited = all.filter(|(_, database)| database.leases.is_awaited(name));
         awaited.map(|(number, _)| number).collect()
     });
-    if dbs.is_empty() {
-        return;
-    }
-    let own = own();
-    let owned = OwnedStr::new(name);
     for db in dbs {
+        let own = own();
         own.select(db);
-        signal_ready(&own, owned.as_str());
+        signal_ready(&own, OwnedStr::new(name).as_str());
     }
 }
 
@@ -76,15 +72,14 @@ fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
 }
 
 /// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
-/// once. To be called after [`written`], and before [`Context::signal_modified`].
+/// once. To be called after [`written`], and before the server is told of the change.
 #[cold]
 pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
     if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
         return;
     }
     let line: Vec<_> = state::database(db, |database| {
-        let leases = &mut database.leases;
-        leases.waiters(name.bytes()).collect()
+        database.leases.waiters(name.bytes()).collect()
     });
     for (waiter, client) in line {
         if Context::is_tracking(client) {
