@@ -183,7 +183,7 @@ impl Settings {
                 "thresholds must be 0 < warning < critical and hysteresis below warning, not {thresholds:?}"
             )
         } else if leak_rate.is_nan() || *leak_rate <= 0.0 {
-            format!("the leak rate is {leak_rate} MB a minute, it must be above 0")
+            format!("the leak rate is {leak_rate} MB per minute, it must be above 0")
         } else {
             return Ok(());
         };

@@ -56,7 +56,7 @@ impl Remote {
         }
         if let (None, Some(hole)) = (&reason, hole) {
             // Its primary is sent the recent invalidations as soon as it is known.
-            missed.push("the primary of slots that nobody is known to serve".to_owned());
+            missed.push("the primary of slots for which no primary is known".to_owned());
             reason = Some(hole);
         }
         let Some(reason) = reason else {

@@ -72,7 +72,7 @@ pub enum Error {
     #[error("server {node} refuses the command: {message}")]
     Rejected { node: String, message: String },
     /// The server's reply does not fit the command.
-    #[error("server {node} answered what {command} should not answer: {answer}")]
+    #[error("server {node} sent an unexpected reply to {command}: {answer}")]
     UnexpectedAnswer {
         node: String,
         command: &'static str,
