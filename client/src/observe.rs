@@ -72,10 +72,10 @@ pub(crate) fn describe() {
         }
         let missed = "Invalidations that have to be sent to a server again";
         metrics::describe_counter!("tagcache_client_invalidations_missed_total", Count, missed);
-        let answers = "Time from a command to its reply, as measured by this client";
+        let command = "Time from a command to its reply, as measured by this client";
         for (histogram, text) in [
             ("tagcache_client_load_seconds", "How long loaders take"),
-            ("tagcache_client_command_seconds", answers),
+            ("tagcache_client_command_seconds", command),
         ] {
             metrics::describe_histogram!(histogram, Seconds, text);
         }
