@@ -32,7 +32,7 @@ pub(crate) struct State {
     pub(crate) transit: Transit,
     /// The module itself is removing a key.
     pub(crate) removing: bool,
-    /// The child that rewrites the append-only file has written [`State::histories`] to it.
+    /// In the child that rewrites the append-only file: [`State::histories`] was written to it.
     pub(crate) histories_rewritten: bool,
     /// A timer of `reclaim` is pending.
     pub(crate) reclaim_armed: bool,
