@@ -234,8 +234,8 @@ impl Context<'_> {
         unsafe { api!(RedisModule_GetContextFlags(std::ptr::null_mut())) as u32 }
     }
 
-    /// Whether this command comes from the primary, or from an append-only file that is being loaded. It was decided
-    /// already, so nothing is decided anew.
+    /// Whether this command comes from the primary, or from an append-only file that is being loaded. Its effect was
+    /// decided before, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
         if propagation::is_alone() {
             return false;
@@ -327,7 +327,7 @@ impl Context<'_> {
         redis_module::Context::new(self.raw)
     }
 
-    /// A field of the server's INFO, not by the crate for modules, which keeps a reference to each field for good.
+    /// A field of the server's INFO. The crate for modules would keep a reference to each field for good.
     pub(super) fn info(&self, section: &CStr, field: &CStr) -> Option<String> {
         // SAFETY: the context is alive. The field belongs to the fields that were asked for, and is copied before they
         // are freed, once.
@@ -551,7 +551,7 @@ impl Context<'_> {
         };
         let is_closed = deauthenticate(self) == OK;
         if is_closed {
-            // When its command ends. A client that gets its reply after a wait runs no command, so once more.
+            // It closes after its command. A client that gets its reply after a wait runs none, so this is repeated.
             self.after(1, move |ctx| _ = deauthenticate(ctx));
         }
         is_closed

@@ -101,9 +101,10 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
         waiting::may_appear(entry.key());
         true
     });
-    // Otherwise, the index may still know it and would find freed memory: the server may free it on another thread.
+    // If that failed, the index may still know it and would find freed memory: the server may free it on another
+    // thread.
     if !(done || guard(Place::Other, false, || store::freed(entry))) {
-        entry.leak(); // A few bytes lost are the lesser evil.
+        entry.leak(); // To lose a few bytes is better.
     }
 }
 
@@ -296,7 +297,7 @@ unsafe extern "C" fn aof_rewrite(
             (!record.facts.is_gone).then_some(words) // A gone entry is not written at all.
         });
         let Some(words) = words else { return };
-        // In front of the first entry. Without entries, there is nothing that it would protect.
+        // Written before the first entry. Without entries, there is nothing that it would protect.
         if !state::with(|state| std::mem::replace(&mut state.histories_rewritten, true)) {
             let histories = state::with(|state| state.histories());
             if !histories.is_empty() {

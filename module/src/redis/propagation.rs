@@ -22,11 +22,11 @@ type Slots = (u16, u16);
 /// The atomic migrations that are in progress, each with its hash slots.
 type Migrations = MainThread<Vec<Vec<Slots>>>;
 
-/// To this node; on a replica, to its primary.
+/// Migrations to this node; on a replica, to its primary.
 static COMING: Migrations = MainThread::new(Vec::new());
-/// Away from this node.
+/// Migrations away from this node.
 static LEAVING: Migrations = MainThread::new(Vec::new());
-/// The migrations are those of Valkey 9.
+/// The migrations are of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
 /// An atomic slot migration began or ended.
@@ -107,8 +107,8 @@ pub(super) fn is_exporting() -> bool {
 /// the original command. Returns true if they execute the forwarded one; then nothing else may be propagated.
 ///
 /// The second case is that of Valkey 9. It may take a command without keys that a module propagates meanwhile for one
-/// that crosses slots, and break the migration off: `VM_Replicate` reads a variable there that it did not set. Verbatim
-/// propagation does not use this code, and is possible if the command contains its time (`goes_verbatim`).
+/// that crosses hash slots, and break the migration off: `VM_Replicate` reads a variable there that it did not set.
+/// Verbatim propagation does not use this code, and is possible if the command contains its time (`goes_verbatim`).
 pub(crate) fn forward(
     ctx: &Context<'_>,
     at_ms: u64,

@@ -96,7 +96,7 @@ fn class(sizes: &Sizes, size: usize) -> u64 {
     entry::class(size) as u64
 }
 
-/// The size that it allocates for an entry.
+/// The size that the allocator allocates for an entry.
 fn classes(sizes: &Sizes, allocated: Allocated) -> u64 {
     let value = allocated.value.map_or(0, |value| class(sizes, value));
     class(sizes, allocated.entry) + value
@@ -128,7 +128,7 @@ impl Sizes {
         }
     }
 
-    /// The other memory that it uses for a key, as a multiple of the index's unit.
+    /// The other memory that the server uses for a key, as a multiple of the index's unit.
     fn beside(&self, has_ttl: bool) -> u64 {
         let (value, object) = (class(self, 16), class(self, OBJECT));
         let (row, times) = (class(self, 24) + BUCKET, u64::from(has_ttl));

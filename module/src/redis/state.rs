@@ -54,7 +54,7 @@ pub(crate) struct State {
     pub(crate) has_dropped: bool,
     /// On a replica in a cluster: the entry to be reclaimed next. It has expired: only its primary's commands see it.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
-    /// How far the search for entries that an emptied index does not know has come: database and cursor.
+    /// The position of the search for entries that an emptied index does not know: database and cursor.
     pub(super) orphans: Option<(u32, String)>,
     /// When this search goes on, on the monotonic clock, ms.
     pub(super) search_from_ms: u64,

@@ -497,7 +497,7 @@ pub(crate) enum Way {
 }
 
 /// Indexes the entry that was just loaded for this place, without opening its key. Returns false, and does nothing, if
-/// it is gone or not known to be there. A database that is not served yet, where no key can be opened, takes it in any
+/// it is gone or not known to be there. Databases that are not served yet, whose keys cannot be opened, take it in any
 /// case.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
