@@ -101,8 +101,7 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
         waiting::may_appear(entry.key());
         true
     });
-    // If that failed, the index may still know it and would find freed memory: the server may free it on another
-    // thread.
+    // If that failed, the index may still know it and find freed memory: the server may free it on another thread.
     if !(done || guard(Place::Other, false, || store::freed(entry))) {
         entry.leak(); // To lose a few bytes is better.
     }
