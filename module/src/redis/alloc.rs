@@ -8,24 +8,24 @@ struct ServerAllocator;
 #[global_allocator]
 static ALLOCATOR: ServerAllocator = ServerAllocator;
 
-/// The most that the server's allocator can be made to align to: malloc's own alignment.
+/// The largest alignment that the server's allocator can be made to keep: that of malloc.
 const ALIGNED: usize = 16;
 
-/// The size to ask for so that a layout's alignment is kept: the jemalloc that Redis brings along aligns only multiples of
-/// 16 to 16, since each class lies at multiples of its size.
+/// The size to ask for so that a layout's alignment is kept. The jemalloc of Redis aligns only multiples of 16 to 16,
+/// since the addresses of each class are multiples of its size.
 const fn aligned_size(size: usize, align: usize) -> usize {
     (size + align - 1) & !(align - 1)
 }
 
 // SAFETY: the server's functions are malloc, calloc, realloc and free. Alignments up to 16 are kept by asking for a
-// multiple, larger ones are refused (null), as `GlobalAlloc` allows.
+// multiple. Larger ones are refused (null), as `GlobalAlloc` allows.
 unsafe impl GlobalAlloc for ServerAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.align() > ALIGNED {
             return std::ptr::null_mut();
         }
         let size = aligned_size(layout.size(), layout.align());
-        // SAFETY: any size may be asked for.
+        // SAFETY: any size is allowed.
         unsafe { api!(RedisModule_Alloc(size)).cast() }
     }
 

@@ -1,7 +1,7 @@
-//! The one place where panics stop. An unwinding panic that reached the server's C code would abort it.
+//! Catches panics. A panic that unwound into the server's C code would abort the server.
 //!
-//! What is caught is not hushed up: a client in the middle of a reply is closed, and a database whose index was being
-//! changed is emptied.
+//! A caught panic is not hidden: a client in the middle of a reply is closed, and the index of a database that was
+//! being changed is emptied.
 
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use redis_module::raw;
 use super::{Args, Context, OK, reclaim, store};
 use crate::error::Error;
 
-/// Where a callback was entered, for the log, and where the build that panics on demand does so.
+/// The place where a callback was entered, for the log; the build that panics on demand panics there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Command,
@@ -30,13 +30,14 @@ pub(crate) enum Place {
     Filter,
     /// Clients that wait in CACHE.FETCH.
     Wait,
-    /// CACHE.FETCH, when it is decided what it replies.
+    /// In CACHE.FETCH, when its reply is decided.
     Fetch,
     Config,
     Other,
 }
 
-/// Runs a command, whose body parses, acts and replies. In its place, as [`reply`] and [`catch`]: by calls, a command took 8 to 35 instructions more.
+/// Runs a command, whose handler parses, acts and replies. Inlined, as [`reply`] and [`catch`] are: with calls, a
+/// command took 8 to 35 more instructions.
 ///
 /// # Safety
 /// The arguments must be what the server passed to the command.
@@ -61,7 +62,8 @@ pub(crate) unsafe fn command(
     OK
 }
 
-/// A command panicked. A client is told so; a primary or a log, which may have invalidated something, does not say it again.
+/// A command panicked. A client gets an error. A primary or a log does not repeat the command, which may have been an
+/// invalidation.
 #[cold]
 fn missed(ctx: &Context<'_>) {
     if ctx.is_replay() {
@@ -70,7 +72,7 @@ fn missed(ctx: &Context<'_>) {
     }
 }
 
-/// Runs what replies to a client. If it panics, `None`, and the client is neither left without a reply nor out of step.
+/// Runs a function that replies. If it panics, returns `None`, and the client is not left without a valid reply.
 #[inline(always)]
 pub(crate) fn reply<R>(ctx: &Context<'_>, body: impl FnOnce() -> R) -> Option<R> {
     let replied = catch(Place::Command, body);
@@ -80,7 +82,7 @@ pub(crate) fn reply<R>(ctx: &Context<'_>, body: impl FnOnce() -> R) -> Option<R>
     replied
 }
 
-/// Runs any other callback; `fallback` is its answer if it panics.
+/// Runs any other callback. If it panics, returns `fallback`.
 pub(crate) fn guard<R>(place: Place, fallback: R, body: impl FnOnce() -> R) -> R {
     catch(place, || {
         panic_point(place);
@@ -112,7 +114,7 @@ fn catch<R>(place: Place, body: impl FnOnce() -> R) -> Option<R> {
     caught
 }
 
-/// Writes a warning to the server's log. The crate for modules gives the line as a format, in which a percent sign is doubled.
+/// Writes a warning to the server's log. The crate for modules takes a format, so percent signs are doubled.
 pub(crate) fn log(line: &str) {
     redis_module::logging::log_warning(line.replace('\0', "").replace('%', "%%"));
 }

@@ -1,7 +1,7 @@
-//! Leases in a cluster: a slot that went to another node and came back brings with it what happened there, which this
-//! node did not see. So all leases end when a slot may have come to this node.
+//! Leases in a cluster: a hash slot may go to another node and come back, and this node does not see what happened to
+//! its keys meanwhile. So all leases end when a hash slot may have come to this node.
 //!
-//! How that is noticed, and what it costs, is in `DESIGN.md` (Leases).
+//! `DESIGN.md` (Leases) describes how the module notices this, and what it costs.
 
 use std::collections::HashSet;
 
@@ -13,30 +13,30 @@ use crate::native::word;
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
 const WATCHFUL_MS: u64 = 60_000;
 
-/// What is known of the cluster while leases exist.
+/// What the module knows of the cluster while leases exist.
 #[derive(Debug)]
 pub(crate) struct Watched {
     filter: Registered,
     epoch: u64,
-    /// A command passed that may bring a slot here.
+    /// A command passed that may bring a hash slot here.
     is_changing: bool,
     watchful_until_ms: u64,
-    /// Clients in a transaction that brings no slot here: all that they queued has passed.
+    /// Clients in a transaction that brings no hash slot here: all commands that they queued have passed the filter.
     harmless: HashSet<u64, Seeded>,
 }
 
 impl Watched {
-    /// A client is gone.
+    /// A client has disconnected.
     pub(super) fn forget(&mut self, client: u64) {
         self.harmless.remove(&client);
     }
 }
 
-/// CLUSTER commands that move no slot.
+/// CLUSTER commands that move no hash slot.
 const HARMLESS: &str = "countkeysinslot count-failure-reports forget getkeysinslot getslotmigrations help info keyslot \
     links meet myid myshardid nodes replicas shards slaves slots slot-stats";
 
-/// A lease is about to be granted.
+/// Called when a lease is about to be granted.
 pub(crate) fn watch(ctx: &Context<'_>) {
     if state::with(|state| state.cluster.is_some()) {
         return end_if_slots_moved(ctx);
@@ -54,7 +54,7 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     state::with(|state| state.cluster = Some(watched));
 }
 
-/// Before a write under a lease: ends all leases if slots may have come here since they were granted.
+/// Before a write under a lease: ends all leases if hash slots may have come here since they were granted.
 pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
     let may_have =
         |watched: &Watched| watched.is_changing || monotonic_ms() < watched.watchful_until_ms;
@@ -63,8 +63,8 @@ pub(crate) fn end_if_slots_moved(ctx: &Context<'_>) {
     }
 }
 
-/// Does the same by the epoch, and stops watching when there are no leases, unless a CLUSTER command passed lately: it may
-/// wait in a transaction until there are. For the server's cron.
+/// Does the same by the epoch. Stops watching when there are no leases, unless a CLUSTER command passed lately: it may
+/// wait in a transaction until there are leases. For the server's cron.
 pub(crate) fn look(ctx: &Context<'_>) {
     if state::with(|state| state.has_leases()) {
         return compare_epochs(ctx);
@@ -103,13 +103,13 @@ const EXEC: u64 = word(b"exec");
 const DISCARD: u64 = word(b"discard");
 const RESET: u64 = word(b"reset");
 
-/// Notes commands that may bring a slot here.
+/// Notes commands that may bring a hash slot here.
 struct Migrations;
 
 impl Filter for Migrations {
     fn look(command: &Command<'_>) {
         let name = word(command.name.bytes());
-        // This runs for every command, and is for few.
+        // This runs for every command, but concerns few.
         if ![CLUSTER, MULTI, EXEC, DISCARD, RESET].contains(&name)
             || (name == CLUSTER && is_harmless(command))
         {

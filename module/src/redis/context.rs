@@ -1,4 +1,4 @@
-//! What a callback may ask of the server: replies, replication, notifications, keys.
+//! The server's context: callbacks reply, replicate, notify and open keys through it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,27 +15,27 @@ use super::{Key, OK, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propag
 use crate::engine::Moment;
 use crate::error::Error;
 
-/// A function that waits for its time ([`Context::after`]).
+/// A function to be called later ([`Context::after`]).
 struct Later {
-    /// When, by the clock that only goes forward.
+    /// When it is due, on the monotonic clock.
     due_ms: u64,
     timer: raw::RedisModuleTimerID,
     run: Box<dyn FnOnce(&Context<'_>)>,
 }
 
 thread_local! {
-    /// By number. The main thread's.
+    /// By number. Only the main thread uses it.
     static LATER: RefCell<BTreeMap<usize, Later>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The server's context of the callback that runs.
+/// The server's context of the running callback.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     raw: *mut raw::RedisModuleCtx,
-    /// Whether a reply of several elements was begun, and how many were announced and not sent yet.
+    /// Whether a reply of several elements was begun, and how many announced elements are not sent yet.
     reply_begun: Cell<bool>,
     reply_owed: Cell<isize>,
-    /// What the server says of the callback that runs. It does not change meanwhile, and costs more than looking a key up.
+    /// The server's flags for the running callback, which do not change. To ask costs more than to look a key up.
     flags: Cell<Option<u32>>,
     alive: PhantomData<&'a ()>,
 }
@@ -43,16 +43,16 @@ pub(crate) struct Context<'a> {
 /// How a key is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// To answer a read.
+    /// To serve a read.
     Read,
-    /// To look, without counting as a use.
+    /// To look without counting as a use.
     Peek,
-    /// To look without any effect: no use counted, nothing expired (where the server can, Redis 7.0 cannot), a miss not
-    /// reported.
+    /// To look without any effect: no use counted, no key expired (except on Redis 7.0), no miss reported.
     Look,
     /// To change it.
     Write,
-    /// To change it without counting as a use; also a key whose slot went away and that is about to be removed.
+    /// To change it without counting as a use. Also for a key whose hash slot went away and that is about to be
+    /// removed.
     Upkeep,
 }
 
@@ -64,29 +64,29 @@ const SILENT: u32 = raw::REDISMODULE_OPEN_KEY_NOTOUCH
     | raw::REDISMODULE_OPEN_KEY_NOSTATS
     | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
 
-/// The ways to open a key of which the server says that it knows them.
+/// The modes of opening a key that the server knows.
 static KNOWN: AtomicU32 = AtomicU32::new(0);
 
-/// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it hides
-/// keys of slots that went away (Redis 8.4 and newer).
+/// Finds out whether the server can look at a key without any effect (Redis 7.2 and newer, Valkey), and whether it
+/// hides keys of hash slots that went away (Redis 8.4 and newer).
 pub(super) fn probe_modes() {
     // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
     let known = unsafe { raw::RedisModule_GetOpenKeyModesAll.map_or(0, |modes| modes() as u32) };
     KNOWN.store(known, Ordering::Relaxed);
 }
 
-/// For Valkey 9: entries may arrive with a slot that this node does not own yet. Other servers do not look at it.
+/// For Valkey 9: entries may arrive with a hash slot that this node does not own yet. Other servers ignore this.
 const HANDLE_ATOMIC_SLOT_MIGRATION: u32 = 1 << 5;
 
-/// How the module wants to be treated by the server.
+/// The options that the module sets.
 static OPTIONS: AtomicU32 = AtomicU32::new(
     raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
         | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
         | HANDLE_ATOMIC_SLOT_MIGRATION,
 );
 
-/// Sets how the module wants to be treated. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading
-/// beside what is served): also Redis 8.0 and 8.1, which end themselves where a primary is lost in the middle of a value.
+/// Sets the module's options. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading beside
+/// what is served), also Redis 8.0 and 8.1, which end themselves if a primary is lost in the middle of a value.
 pub(super) fn choose_options(ctx: &Context<'_>) {
     let is_redis = ctx.version(c"valkey_version").is_none();
     if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {
@@ -96,18 +96,18 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
 
-/// A reply of the server's own that is sent again and again, as it is, which costs less than one that a module gives. Made
-/// once, by `load`.
+/// A reply of the server's own commands, kept and sent as it is, which costs less than a reply that a module makes.
+/// Made once, by `load`.
 struct Kept(AtomicPtr<raw::RedisModuleCallReply>);
 
 static KEPT_OK: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
 static KEPT_HIT: Kept = Kept(AtomicPtr::new(std::ptr::null_mut()));
 
 impl Kept {
-    /// Keeps what the server replied, unless that is something else.
+    /// Keeps the server's reply if it is the expected one.
     fn keep(&self, reply: *mut raw::RedisModuleCallReply, expected: &[u8]) {
         let mut len = 0;
-        // SAFETY: the reply is ours, or null, which both calls take; the protocol lives as long as it.
+        // SAFETY: the reply is ours, or null, which both calls take. Its protocol text lives as long as the reply.
         unsafe {
             let proto = api!(RedisModule_CallReplyProto(reply, &raw mut len)).cast::<u8>();
             if !proto.is_null() && std::slice::from_raw_parts(proto, len) == expected {
@@ -118,7 +118,7 @@ impl Kept {
         }
     }
 
-    /// Sends it. False if it was not to be had.
+    /// Sends the reply. Returns false if there is none to send.
     #[inline(always)]
     fn send(&self, ctx: &Context<'_>) -> bool {
         let reply = self.0.load(Ordering::Relaxed);
@@ -127,8 +127,8 @@ impl Kept {
     }
 }
 
-/// Has the server give the replies that are kept, by commands that do nothing. They refer to the context of the call, so that
-/// is one that lives as long.
+/// Gets the replies to keep, from commands that do nothing. They refer to the context of the call, so the call uses one
+/// that lives as long as they do.
 pub(super) fn keep_replies() {
     let ctx = own();
     // SAFETY: the context is alive; "c" takes a C string.
@@ -142,7 +142,7 @@ pub(super) fn keep_replies() {
     }
 }
 
-/// Gives back what is kept, before the server closes the module.
+/// Frees the kept replies and the module's own context, before the server closes the module.
 pub(super) fn release() {
     for kept in [&KEPT_OK, &KEPT_HIT] {
         let reply = kept.0.swap(std::ptr::null_mut(), Ordering::Relaxed);
@@ -166,7 +166,7 @@ pub(super) fn make_own(ctx: &Context<'_>) {
     OWN.store(own, Ordering::Relaxed);
 }
 
-/// Closes a key that was opened for writing and not changed. Otherwise the server reports a change.
+/// Closes a key that was opened for writing and not changed. Otherwise the server would report a change.
 pub(super) fn unreported(close: impl FnOnce()) {
     let (ctx, options) = (own(), OPTIONS.load(Ordering::Relaxed));
     ctx.set_options(options | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED);
@@ -176,16 +176,16 @@ pub(super) fn unreported(close: impl FnOnce()) {
 
 const NAME_LEN: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
 
-/// Of a node of a cluster: 40 hexadecimal digits.
+/// The name of a node of a cluster: 40 hexadecimal digits.
 pub(crate) type NodeName = [u8; NAME_LEN];
 
-/// For what happens outside of any call that has one.
+/// The module's own context, for work outside of any callback that has one.
 pub(crate) fn own<'a>() -> Context<'a> {
-    // SAFETY: made before anything calls the module, and freed after that only.
+    // SAFETY: made before the first callback of the module, and freed after the last one.
     unsafe { Context::from_raw(OWN.load(Ordering::Relaxed)) }
 }
 
-/// A part of a replicated command.
+/// The parts of a replicated command.
 pub(crate) type Parts<'s> = SmallVec<[Str<'s>; 16]>;
 
 impl Context<'_> {
@@ -211,10 +211,10 @@ impl Context<'_> {
         unsafe { often!(RedisModule_GetSelectedDb(self.raw)) as u32 }
     }
 
-    /// Selects a database for this context; false, and nothing done, if there is none of this number. Only for contexts that
-    /// are not a client's.
+    /// Selects a database for this context. Returns false, and does nothing, if there is no database with this number.
+    /// Only for contexts that are not a client's.
     pub(crate) fn select(&self, db: u32) -> bool {
-        // SAFETY: the context is alive; an unknown number is answered with an error and changes nothing.
+        // SAFETY: the context is alive; for an unknown number the call returns an error and changes nothing.
         let selected = unsafe { api!(RedisModule_SelectDb(self.raw, db as c_int)) };
         selected == OK
     }
@@ -228,14 +228,14 @@ impl Context<'_> {
         })
     }
 
-    /// The flags that are the server's, whatever the context.
+    /// The flags that describe the server, not a context.
     pub(super) fn server_flags() -> u32 {
         // SAFETY: a context is optional.
         unsafe { api!(RedisModule_GetContextFlags(std::ptr::null_mut())) as u32 }
     }
 
-    /// Whether this is a command from the primary, or from an append-only file that is being loaded: what it says
-    /// happened already, so nothing is decided anew.
+    /// Whether this command comes from the primary, or from an append-only file that is being loaded. Its effect was
+    /// decided before, so nothing is decided anew.
     pub(crate) fn is_replay(&self) -> bool {
         if propagation::is_alone() {
             return false;
@@ -247,12 +247,12 @@ impl Context<'_> {
             || flags & loads == raw::REDISMODULE_CTX_FLAGS_LOADING
     }
 
-    /// Whether the command is only to name its keys, by [`Context::key_at`].
+    /// Whether the server calls the command only to get its keys, by [`Context::key_at`].
     pub(crate) fn wants_keys(&self) -> bool {
         self.sdk().is_keys_position_request()
     }
 
-    /// The argument at this place is a key whose value is replaced. The command's name is at 0.
+    /// Names the argument at this position as a key whose value is replaced. The command's name is at 0.
     pub(crate) fn key_at(&self, position: usize) {
         let flags = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE;
         let (position, flags) = (position as c_int, flags as c_int);
@@ -269,17 +269,17 @@ impl Context<'_> {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_SLAVE)
     }
 
-    /// Whether this comes from another primary whose slot migrates to this one.
+    /// Whether this command comes from another primary, with a hash slot that migrates to this node.
     pub(crate) fn is_import(&self) -> bool {
         self.has_flags(raw::REDISMODULE_CTX_FLAGS_REPLICATED) && propagation::decides()
     }
 
-    /// This node in its cluster, and its primary if the cluster knows it as a replica. The server itself behaves as a primary
-    /// from its start until it follows one, also while it loads its file.
+    /// The name of this node in its cluster, and of its primary if the cluster knows this node as a replica. The server
+    /// itself behaves as a primary from its start until it follows one, also while it loads its file.
     pub(crate) fn cluster_names(&self) -> Option<(NodeName, Option<NodeName>)> {
         // The server's own name does not end in NUL.
         let (mut name, mut primary, mut flags) = ([0; NAME_LEN + 1], [0; NAME_LEN], 0);
-        // SAFETY: the name has 40 bytes, or is null outside of a cluster; what is asked for is null or has room for as much.
+        // SAFETY: the name has 40 bytes, or is null outside of a cluster; each output is null or has enough room.
         unsafe {
             let own: *const c_char = api!(RedisModule_GetMyClusterID());
             if own.is_null() {
@@ -322,12 +322,12 @@ impl Context<'_> {
         !self.is_atomic_block() && !self.has_flags(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
     }
 
-    /// The same, as the crate for modules has it.
+    /// The same context, as the type of the crate for modules.
     pub(super) const fn sdk(&self) -> redis_module::Context {
         redis_module::Context::new(self.raw)
     }
 
-    /// A field of the server's INFO. Not by the crate for modules, which keeps a reference to each field for good.
+    /// A field of the server's INFO. The crate for modules would keep a reference to each field for good.
     pub(super) fn info(&self, section: &CStr, field: &CStr) -> Option<String> {
         // SAFETY: the context is alive. The field belongs to the fields that were asked for, and is copied before they
         // are freed, once.
@@ -370,7 +370,7 @@ impl Context<'_> {
 
     /// A connection's flags and selected database; `None` if there is no such connection.
     pub(super) fn client_info(client: u64) -> Option<raw::RedisModuleClientInfo> {
-        // SAFETY: a structure of numbers. It is of version 1, as it says. An unknown client leaves it as it is.
+        // SAFETY: a structure of numbers, of version 1, as `version` states. For an unknown client it stays unchanged.
         unsafe {
             let mut info: raw::RedisModuleClientInfo = std::mem::zeroed();
             info.version = 1;
@@ -382,26 +382,26 @@ impl Context<'_> {
         }
     }
 
-    /// Runs a command, without propagating it. What it replies with is not looked at.
+    /// Runs a command without propagating it, and ignores its reply.
     pub(super) fn call(&self, command: &str, arguments: &[&[u8]]) {
         _ = self.sdk().call(command, arguments);
     }
 
-    /// UNLINK, propagated as though a client had sent it.
+    /// Runs UNLINK, and propagates it as if a client had sent it.
     pub(super) fn unlink(&self, name: Str<'_>) {
         let propagated = CallOptionsBuilder::new().replicate().build();
         let _: CallResult<'_> = (self.sdk()).call_ext("UNLINK", &propagated, &[name.bytes()]);
     }
 
-    /// Whether the server finds the keys of a command by their number where values stand between them, as it does for its own
-    /// MSETEX (Redis 8.4 and newer, Valkey 9.1). Others take their number for that of arguments.
+    /// Whether the server finds keys by their number when values stand between them, as it does for its own MSETEX
+    /// (Redis 8.4 and newer, Valkey 9.1). Other servers take the number of keys for the number of arguments.
     pub(super) fn finds_numbered_pairs(&self) -> bool {
         let words = ["GETKEYS", "MSETEX", "2", "k", "v", "k", "v"];
         let found = self.sdk().call("COMMAND", &words);
         matches!(found, Ok(RedisValue::Array(keys)) if keys.len() == 2)
     }
 
-    /// The cluster's current epoch, if this server is in a cluster. O(slots), some dozens of microseconds.
+    /// The cluster's current epoch, if this server is in a cluster. O(hash slots), some dozens of microseconds.
     pub(crate) fn cluster_epoch(&self) -> Option<u64> {
         if !self.is_cluster() {
             return None;
@@ -421,7 +421,7 @@ impl Context<'_> {
 
     /// A step of SCAN for the entries of the context's database: the next cursor, "0" after the last step, and some names.
     pub(super) fn scan(&self, cursor: &str) -> Option<(String, Vec<OwnedStr>)> {
-        // It removes what has expired, which is to be propagated.
+        // SCAN removes expired keys, and this must be propagated.
         let propagated = CallOptionsBuilder::new().replicate().build();
         let words = [cursor.as_bytes(), b"TYPE", TYPE_NAME.to_bytes()];
         let reply: CallResult<'_> = self.sdk().call_ext("SCAN", &propagated, &words[..]);
@@ -453,8 +453,8 @@ impl Context<'_> {
         }
     }
 
-    /// Whether a key that the index holds is not expired. Taken for a yes inside MULTI and scripts in a cluster: there,
-    /// servers with a hash table per slot look for every key in the slot of the block's keys.
+    /// Whether a key that the index holds is not expired. Always true inside MULTI and scripts in a cluster: there,
+    /// servers with a hash table per hash slot look for every key in the hash slot of the block's keys.
     pub(crate) fn exists(&self, name: Str<'_>) -> bool {
         // SAFETY: context and name are alive.
         (self.is_atomic_block() && self.is_cluster())
@@ -490,14 +490,14 @@ impl Context<'_> {
 
     // ---- replication ----
 
-    /// Sends the command that runs to replicas and append-only file as it came.
+    /// Propagates the running command as it came.
     #[inline(always)]
     pub(crate) fn replicate_verbatim(&self) {
         // SAFETY: the context is alive.
         unsafe { often!(RedisModule_ReplicateVerbatim(self.raw)) };
     }
 
-    /// Sends another command instead.
+    /// Propagates another command instead.
     pub(crate) fn replicate(&self, command: &CStr, parts: &[Str<'_>]) {
         let (command, format) = (command.as_ptr(), c"v".as_ptr());
         let (strings, len) = (parts.as_ptr(), parts.len());
@@ -509,7 +509,7 @@ impl Context<'_> {
         };
     }
 
-    /// The same, of a command whose words are not those of the caller.
+    /// The same for words that are not strings of the server.
     pub(crate) fn replicate_words(&self, command: &str, words: &[&[u8]]) {
         raw::replicate(self.raw, command, words);
     }
@@ -526,8 +526,8 @@ impl Context<'_> {
             .set(self.reply_owed.get() + announced as isize - 1);
     }
 
-    /// Ends a reply that broke off. Nobody may take it for a whole one, so the client is closed if part of it is on its
-    /// way; where there is none to close (in a script, or in a call of another module), the rest is filled with errors.
+    /// Ends a reply that broke off. No client may take it for a complete one: if a part was sent, the client is closed.
+    /// If there is no client to close (in a script, or in a call of another module), the rest is filled with errors.
     #[cold]
     pub(super) fn end_reply(&self) {
         let owed = self.reply_owed.get();
@@ -542,22 +542,22 @@ impl Context<'_> {
         }
     }
 
-    /// Closes a client. False if there is none of this number.
+    /// Closes a client. Returns false if there is no client with this number.
     fn close(&self, client: u64) -> bool {
-        // SAFETY: the context is alive. A number that is not a client's is answered with an error, and it is never another
-        // client's.
+        // SAFETY: the context is alive. For a number that is no client's, the call returns an error. Numbers are not
+        // reused.
         let deauthenticate = move |ctx: &Context<'_>| unsafe {
             api!(RedisModule_DeauthenticateAndCloseClient(ctx.raw, client))
         };
         let is_closed = deauthenticate(self) == OK;
         if is_closed {
-            // When its command is done; but one that is answered after a wait is in no command, so once more.
+            // It closes after its command. A client that gets its reply after a wait runs none, so this is repeated.
             self.after(1, move |ctx| _ = deauthenticate(ctx));
         }
         is_closed
     }
 
-    /// Runs a function after so many ms, with a context of the server's own.
+    /// Runs a function after this time, with a context that the server passes.
     pub(super) fn after(&self, ms: u64, run: impl FnOnce(&Context<'_>) + 'static) {
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -569,8 +569,8 @@ impl Context<'_> {
         LATER.with_borrow_mut(|later| later.insert(number, what));
     }
 
-    /// Starts all timers anew if one is late. The server's go by the time of day: what is pending when that is set back by an
-    /// hour waits an hour longer, and so do timers that would be due after it when it is set forward again.
+    /// Starts all timers anew if one is late. The server's go by the time of day. If that is set back by an hour, a
+    /// pending timer runs an hour late, and so do timers that are due after it if the time is set forward again.
     pub(super) fn run_overdue(&self) {
         const LATE_MS: u64 = 100;
         let now_ms = monotonic_ms();
@@ -622,7 +622,7 @@ impl Context<'_> {
         }
     }
 
-    /// The word of a fresh value.
+    /// Replies with the word for a fresh value.
     pub(crate) fn reply_hit(&self) {
         if KEPT_HIT.send(self) {
             self.replied(0);
@@ -676,7 +676,7 @@ impl Context<'_> {
         }
     }
 
-    /// To reply from inside [`state::with`](super::state::with): no call that does so calls the module back.
+    /// For replies from inside [`state::with`](super::state::with): no call that replies calls the module back.
     pub(crate) const fn sender(&self) -> CallsNothingBack<&Self> {
         CallsNothingBack::new(self)
     }
@@ -702,7 +702,7 @@ fn strings(reply: RedisValue) -> Vec<OwnedStr> {
     strings.collect()
 }
 
-/// Now, and how long this thread ran until now.
+/// The present, and how long this thread has run.
 pub(super) fn moment() -> Moment {
     let read = |clock| {
         let mut time = libc::timespec {
@@ -719,7 +719,7 @@ pub(super) fn moment() -> Moment {
     }
 }
 
-/// The time that the running command goes by, unix ms, where the server has that call (Redis 7.2 and newer, Valkey).
+/// The time of the running command, unix ms, if the server has that call (Redis 7.2 and newer, Valkey).
 pub(crate) fn command_time_ms() -> Option<u64> {
     // SAFETY: takes nothing; looked up because Redis 7.0 lacks it.
     unsafe { raw::RedisModule_CachedMicroseconds.map(|now| now() as u64 / 1000) }
@@ -731,7 +731,7 @@ pub(crate) fn now_ms() -> u64 {
     unsafe { often!(RedisModule_Milliseconds()) as u64 }
 }
 
-/// A clock that only goes forward, ms: for what concerns this node alone.
+/// A clock that only goes forward, ms, for times that only this node uses.
 pub(crate) fn monotonic_ms() -> u64 {
     // SAFETY: takes nothing.
     unsafe { api!(RedisModule_MonotonicMicroseconds()) / 1000 }
@@ -739,7 +739,7 @@ pub(crate) fn monotonic_ms() -> u64 {
 
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
-    // SAFETY: writes as many bytes as there are.
+    // SAFETY: the call writes as many bytes as the array has.
     unsafe { api!(RedisModule_GetRandomBytes(bytes.as_mut_ptr(), bytes.len())) };
     u64::from_ne_bytes(bytes)
 }

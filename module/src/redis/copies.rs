@@ -1,9 +1,9 @@
-//! Puts a client back into its database after a COPY, on servers that do not.
+//! Selects a client's own database again after a COPY, on servers that do not do so.
 //!
-//! Which servers, and why, is in `DESIGN.md` (What the server's API does): Valkey 8.1, 9.0 and 9.1 until 9.1.2
-//! (valkey-io/valkey#4024). A filter looks before: at each COPY, and at what decides in which database a COPY of a
-//! transaction or script will run. No filter sees what an append-only file contains, so there the database stands before each
-//! COPY (CACHE.REPLAY SELECTED).
+//! `DESIGN.md` (What the server's API does) has the reason. The servers are Valkey 8.1, 9.0 and 9.1 until 9.1.2
+//! (valkey-io/valkey#4024). A filter looks before the commands: at each COPY, and at the commands that decide in which
+//! database a COPY of a transaction or script will run. No filter sees the commands of an append-only file, so the
+//! file contains the database before each COPY (CACHE.REPLAY SELECTED).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,29 +15,29 @@ use crate::args::parse_i64;
 use crate::engine::Seeded;
 use crate::native::word;
 
-/// The commands that the filter has seen and that have not run yet, as far as they decide a COPY's database.
+/// The commands that the filter has seen, that have not run yet, and that decide a COPY's database.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     clients: HashMap<u64, Client, Seeded>,
-    /// The client that began a script or a transaction last, and the database that a script selected since.
+    /// The client that began a script or a transaction last, and the database that a script has selected since.
     caller: u64,
     chosen: Option<u32>,
     /// The database of the client that sent the last DEBUG.
     debugging: Option<u32>,
 }
 
-/// Of a client.
+/// The commands of one client.
 #[derive(Debug, Default)]
 struct Client {
     /// The database that the last SELECT of its transaction chooses.
     chosen: Option<u32>,
-    /// Each COPY that has not run yet: where the name of its new key lies, which is the one that its event passes on, and the
-    /// database that it runs in. Kept by client, since a command may wait (for the end of CLIENT PAUSE) while others run.
+    /// Each COPY that has not run yet: the address of its new key's name, which its event passes on, and the database
+    /// that it runs in. Kept per client, since a command may wait (for the end of CLIENT PAUSE) while others run.
     copies: VecDeque<(usize, u32)>,
 }
 
 impl Seen {
-    /// Takes the database that a COPY to a key of this name began in, and forgets those before it, which copied nothing.
+    /// Takes the database in which a COPY to a key of this name began. Forgets earlier COPYs, which copied nothing.
     fn take(&mut self, client: u64, name: usize) -> Option<u32> {
         let copies = &mut self.clients.get_mut(&client)?.copies;
         while let Some((new, db)) = copies.pop_front() {
@@ -48,18 +48,18 @@ impl Seen {
         None
     }
 
-    /// A client is gone.
+    /// A client has disconnected.
     pub(super) fn forget(&mut self, client: u64) {
         self.clients.remove(&client);
     }
 }
 
-/// Begins to look, where the server needs it.
+/// Installs the filter if the server needs it.
 pub(super) fn watch(ctx: &Context<'_>) {
     const AFFECTED: [&str; 4] = ["8.1.", "9.0.", "9.1.0", "9.1.1"];
     let version = ctx.info(c"server", c"valkey_version");
     if version.is_some_and(|version| AFFECTED.iter().any(|begin| version.starts_with(begin))) {
-        // It stays as long as the module.
+        // The filter stays as long as the module.
         filter::register::<Copies>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
     }
 }
@@ -96,7 +96,7 @@ fn look(command: &Command<'_>, name: u64) {
     let info = Context::client_info(client);
     let is_queued = info
         .is_some_and(|info| info.flags & u64::from(raw::REDISMODULE_CLIENTINFO_FLAG_MULTI) != 0);
-    // A script's own client is none that can be asked.
+    // The server has no information about a script's own client.
     let runs_script = Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_LUA != 0;
     let is_script = runs_script && info.is_none();
     let asked = if is_script {
@@ -129,13 +129,13 @@ fn look(command: &Command<'_>, name: u64) {
                 let db = of_client.chosen.or(script).or(selected);
                 of_client.copies.extend(new.zip(db));
             }
-            _ if runs_script => {} // BUSY: what another client sends meanwhile is refused.
+            _ if runs_script => {} // BUSY: commands of other clients are refused meanwhile.
             _ => (seen.caller, seen.chosen) = (client, None),
         }
     });
 }
 
-/// The database that the COPY of this event began in, if that is not where the key is now.
+/// The database in which the COPY of this event began, unless the key is in that database now.
 pub(super) fn begun_in(ctx: &Context<'_>, name: Str<'_>) -> Option<u32> {
     let (client, address) = (ctx.client_id(), name.as_raw() as usize);
     let from = state::with(|state| state.copies.take(client, address))?;
@@ -150,7 +150,7 @@ pub(super) fn begun_in(ctx: &Context<'_>, name: Str<'_>) -> Option<u32> {
     Some(from)
 }
 
-/// DEBUG RELOAD has the client select the database of each key that it loads.
+/// DEBUG RELOAD selects the database of each loaded key on the client's connection.
 pub(super) fn loaded() {
     if let Some(db) = state::with(|state| state.copies.debugging.take()) {
         let ctx = own();

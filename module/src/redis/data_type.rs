@@ -1,9 +1,9 @@
 //! Callbacks of the data type `tagcache1`.
 //!
 //! # RDB encoding 4
-//! One string ([`crate::record`]). Key and TTL are the server's.
+//! One string ([`crate::record`]). Key and TTL are saved by the server.
 //!
-//! Auxiliary data: one string, the clocks and what is remembered of invalidations ([`State::histories`]).
+//! Auxiliary data: one string with the clocks and histories of all databases ([`State::histories`]).
 //!
 //! Encodings 1 to 3 are read as well (`older.rs`).
 
@@ -25,10 +25,10 @@ use crate::record::Record;
 
 const ENCODING: c_int = 4;
 
-/// Makes the data type known to the server.
+/// Registers the data type.
 pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
     // Servers refuse a version of this table that is newer than theirs. From version 5 on, auxiliary data is written
-    // only where there is some, so that a dump without entries loads without the module.
+    // only if there is some, so that a dump without entries loads without the module.
     let version = super::load::type_method_version().min(5);
     let mut methods = raw::RedisModuleTypeMethods {
         version: version as u64,
@@ -72,7 +72,7 @@ pub(super) fn register(ctx: &Context<'_>) -> Result<(), &'static str> {
 /// # Safety
 /// `value` must be a value of our type that stays alive for `'a`.
 unsafe fn entry<'a>(value: *const c_void) -> Entry<'a> {
-    // SAFETY: by the caller's promise. No value is null.
+    // SAFETY: by the caller's promise. Values are never null.
     unsafe { Entry::from_handle(Handle::from_raw(value.cast_mut()).unwrap_unchecked()) }
 }
 
@@ -81,7 +81,7 @@ unsafe fn entry<'a>(value: *const c_void) -> Entry<'a> {
 unsafe extern "C" fn free_entry(value: *mut c_void) {
     // SAFETY: the server passes a value that is alive until it is freed here.
     let entry = unsafe { entry(value) };
-    // The state is the main thread's. On others, the server frees what was unlinked, and what was flushed.
+    // Only the main thread may touch the state. Other threads free unlinked and flushed values only.
     if entry.slot().is_some() && state::is_main_thread() {
         let done = guard(Place::Unlink, false, || store::freed(entry));
         if !done {
@@ -97,20 +97,20 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
     let (entry, db) = unsafe { (entry(value), api!(RedisModule_GetDbIdFromOptCtx(ctx))) };
     let done = guard(Place::Unlink, false, || {
         store::unlinked(entry, u32::try_from(db).ok());
-        // Something may take its place, without the server's saying so.
+        // Another value may replace it, which the server does not announce.
         waiting::may_appear(entry.key());
         true
     });
-    // Else the index may still know it, and would find freed memory: the server may free it on another thread.
+    // If that failed, the index may still know it and find freed memory: the server may free it on another thread.
     if !(done || guard(Place::Other, false, || store::freed(entry))) {
-        entry.leak(); // A few bytes lost are the lesser evil.
+        entry.leak(); // To lose a few bytes is better.
     }
 }
 
 // ---- RDB ----
 
-/// Runs what saves something. After a panic in there, a child ends, so that the server knows that the save failed; in the
-/// server itself, `otherwise` leaves what is readable.
+/// Runs a function that saves something. After a panic in it, a child process exits, so that the server knows that the
+/// save failed. In the server itself, `otherwise` writes something readable instead.
 fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
     let saved = guard(Place::Save, false, || {
         body();
@@ -118,7 +118,7 @@ fn save(body: impl FnOnce(), otherwise: impl FnOnce()) {
     });
     if !saved {
         if Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_IS_CHILD != 0 {
-            // SAFETY: ends this process at once, without the handlers that belong to the server.
+            // SAFETY: ends this process at once, without the exit handlers, which belong to the server.
             unsafe { libc::_exit(1) };
         }
         otherwise();
@@ -136,7 +136,7 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     );
 }
 
-/// What is saved of a gone entry.
+/// The record that is saved for a gone entry.
 fn gone<'r>() -> Record<'r> {
     let mut record = Record::default();
     record.facts.is_gone = true;
@@ -161,8 +161,8 @@ fn with_record<R>(
                 parts.created_ms = foreign_ms;
                 origin = 0;
             }
-            // Never later than now: it may have come from a node whose clock is ahead, or from somebody who made up a
-            // payload, and who loads what is saved goes on after it.
+            // Never later than now: the entry may come from a node whose clock is ahead, or from a made-up payload, and
+            // the stamps of a server that loads it go on after it.
             parts.created_ms = parts.created_ms.min(latest_ms);
             (!facts.is_gone).then(|| Record {
                 parts,
@@ -186,7 +186,7 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
         let (name, db) = (name.map_or(&[][..], Str::bytes), u32::try_from(db).ok());
         let loaded = match encoding {
             1 | 2 => {
-                // Nothing says whether it has a TTL.
+                // These encodings do not show whether the entry has a TTL.
                 let db = db.filter(|_| state::with(|state| state.is_staging()));
                 let packed = Reader(io).entry(encoding);
                 packed.and_then(|packed| arrive(name, db, &packed))
@@ -208,8 +208,8 @@ fn refuse<T>(encoding: c_int) -> Option<T> {
     None
 }
 
-/// Makes the entry that is about to arrive, in this database if that may be relied on. Whether it has a TTL is seen again
-/// where its key is opened.
+/// Makes the entry that is about to arrive, in this database if that is reliable. Whether it has a TTL is checked again
+/// when its key is opened.
 fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
     let record = Record::decode(packed)?;
     let new = NewEntry::new(name, &record.parts);
@@ -226,7 +226,7 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = CallsNothingBack::new(io);
     let write = || {
         let histories = state::with(|state| state.histories());
-        // Nothing written, nothing saved.
+        // If nothing is written, the server saves no auxiliary data.
         if !histories.is_empty() || super::load::type_method_version() < 5 {
             raw::save_slice(io.get(), &histories);
         }
@@ -248,7 +248,7 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
             _ => return refuse(encoding),
         };
         if loaded.is_none() {
-            // The server says no more than to look for this.
+            // The server's message only refers to this one.
             log(
                 "what the file remembers of invalidations is damaged, or of a build between two releases",
             );
@@ -276,7 +276,7 @@ unsafe extern "C" fn aof_rewrite(
         };
         let words = with_record(entry, u32::try_from(db).ok(), |record| {
             let parts = record.parts;
-            // A command does not say whose clock that is: what is to be allowed for another one is taken off.
+            // The command does not show whose clock that is, so the allowance for another clock is subtracted here.
             let is_own = record.origin != 0;
             let allowed_ms = if is_own { 0 } else { CLOCKS_DIFFER_MS };
             let set = |number| Some(number).filter(|&number| number > 0);
@@ -296,7 +296,7 @@ unsafe extern "C" fn aof_rewrite(
             (!record.facts.is_gone).then_some(words) // A gone entry is not written at all.
         });
         let Some(words) = words else { return };
-        // In front of the first entry. Without any there is nothing that it would protect.
+        // Written before the first entry. Without entries, there is nothing that it would protect.
         if !state::with(|state| std::mem::replace(&mut state.histories_rewritten, true)) {
             let histories = state::with(|state| state.histories());
             if !histories.is_empty() {
@@ -309,7 +309,7 @@ unsafe extern "C" fn aof_rewrite(
     save(write, || ());
 }
 
-/// Writes a command. The server itself writes the expiry of a key behind it, as a PEXPIREAT.
+/// Writes a command. The server itself writes the key's expiry after it, as a PEXPIREAT.
 fn emit(io: *mut raw::RedisModuleIO, command: &CStr, words: &[OwnedStr]) {
     let parts: Vec<Str<'_>> = words.iter().map(OwnedStr::as_str).collect();
     let (command, format) = (command.as_ptr(), c"v".as_ptr());
@@ -345,7 +345,7 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
         with_record(entry, u32::try_from(db).ok(), |mut record| {
             add(entry.value());
             if !record.facts.is_gone {
-                // The order of tags says nothing, and neither do hits and age, which are each node's own.
+                // The order of tags has no meaning. Each node has its own hits and age of an entry.
                 record.tags.sort_unstable();
                 for tag in record.tags {
                     add(tag);
@@ -359,11 +359,11 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
     });
 }
 
-/// The value that the server asked the size of last.
+/// The value whose size the server asked for last.
 static MEASURED: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Whether the context's database holds this very entry under this name, though the server hides it because it has expired:
-/// MEMORY USAGE sees it all the same, and asks for its size.
+/// Whether the context's database holds this very entry under this name, although the server hides it because it
+/// expired. MEMORY USAGE sees it even then, and asks for its size.
 pub(super) fn is_hidden_at(ctx: &Context<'_>, name: &[u8], handle: Handle) -> bool {
     MEASURED.store(std::ptr::null_mut(), Ordering::Relaxed);
     ctx.call("MEMORY", &[b"USAGE", name]);
@@ -400,8 +400,9 @@ unsafe extern "C" fn copy(
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
             let facts = index.facts(slot);
-            // A gone entry is not copied: the server answers that the copy failed. It is where it may not be gone at the node
-            // whose commands come here: the old one of a slot that migrates, or a primary, which did not refuse it.
+            // A gone entry is not copied: the server replies that the copy failed. It is copied if it may not be gone
+            // on the node whose commands come here: the old node of a hash slot that migrates, or a primary that did
+            // not refuse it.
             let is_there =
                 !facts.is_gone || facts.is_doubted || propagation::is_coming(entry.key());
             let copy = is_there.then(|| {
@@ -418,13 +419,13 @@ unsafe extern "C" fn copy(
     })
 }
 
-/// What it takes to free an entry: one or two calls of `free`, which for a very large value gives its pages back to the system.
-/// From a few MiB on that is better done on a background thread.
+/// The effort to free an entry: one or two calls of `free`, which give the pages of a very large value back to the
+/// system. From a few MiB on, a background thread should do that.
 unsafe extern "C" fn free_effort(
     _ctx: *mut raw::RedisModuleKeyOptCtx,
     value: *const c_void,
 ) -> usize {
-    /// The server leaves what is above 64 to a background thread.
+    /// The server leaves efforts above 64 to a background thread.
     const BYTES_EACH: usize = 64 * 1024;
     guard(Place::Other, 1, || {
         // SAFETY: the server passes a live value.
@@ -432,7 +433,7 @@ unsafe extern "C" fn free_effort(
     })
 }
 
-/// Active defragmentation: the entry moves, and whoever knows it by its address is told.
+/// Active defragmentation: moves the entry, and updates all that know its address.
 unsafe extern "C" fn defrag(
     ctx: *mut raw::RedisModuleDefragCtx,
     _key: *mut raw::RedisModuleString,
@@ -442,8 +443,8 @@ unsafe extern "C" fn defrag(
         // SAFETY: the server passes a live context, and the place where it keeps a live value.
         let (old, db) = unsafe { (entry(*value), api!(RedisModule_GetDbIdFromDefragCtx(ctx))) };
         if let Some(apart) = old.value_apart() {
-            // SAFETY: the value is an allocation of its own, and nobody refers into it here. If it is moved, the old one
-            // is freed.
+            // SAFETY: the value is an allocation of its own, and nothing refers into it here. If it is moved, the old
+            // one is freed.
             unsafe {
                 let moved = api!(RedisModule_DefragAlloc(ctx, apart.as_ptr().cast()));
                 if let Some(moved) = NonNull::new(moved.cast()) {
@@ -460,7 +461,7 @@ unsafe extern "C" fn defrag(
         let Some(new) = Handle::from_raw(moved) else {
             return;
         };
-        // SAFETY: as above; this is how the server learns of the new address. First, since the old one is freed.
+        // SAFETY: as above. The server reads the new address here. This comes first, since the old entry is freed.
         unsafe { *value = new.as_raw() };
         store::moved(place, handle, new);
     });

@@ -9,7 +9,7 @@ use super::context;
 use super::state::CallsNothingBack;
 use crate::entry::{Entry, Handle, NewEntry, free};
 
-/// The data type, as the server knows it. Set once, by `data_type`.
+/// The server's handle of the data type. Set once, by `data_type`.
 pub(super) static TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(std::ptr::null_mut());
 
 fn data_type() -> *mut raw::RedisModuleType {
@@ -22,14 +22,14 @@ pub(crate) struct Key {
     raw: *mut raw::RedisModuleKey,
     /// The entry that it holds.
     entry: Option<Handle>,
-    /// It is open for writing, and nothing says that it was changed.
+    /// It is open for writing, and the server is not to report a change.
     is_quiet: bool,
     not_send: PhantomData<*mut ()>,
 }
 
 impl Key {
     /// # Safety
-    /// An open key of the server, or null, that nobody else closes.
+    /// The key must be an open key of the server, or null, that no other code closes.
     pub(crate) unsafe fn from_raw(raw: *mut raw::RedisModuleKey, is_quiet: bool) -> Self {
         // SAFETY: the key is open, or null, which both calls take. A value of our type is an entry (invariant 1).
         let entry = unsafe {
@@ -54,16 +54,16 @@ impl Key {
 
     /// The entry that it holds.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        // SAFETY: it lives while the key is open and not changed, which `'_` says.
+        // SAFETY: the entry lives while the key is open and unchanged, which the lifetime `'_` ensures.
         self.entry.map(|entry| unsafe { Entry::from_handle(entry) })
     }
 
-    /// The entry that it holds, and when that expires.
+    /// The entry that it holds, and the deadline of this entry.
     pub(crate) fn held(&self) -> Option<Held<'_>> {
         Some((self.entry()?, self.deadline()))
     }
 
-    /// Stores an entry where nothing is. Only `store` calls this, since the index must know of it.
+    /// Stores an entry under the empty key. Only `store` calls this, since the index must know the entry.
     pub(super) fn create(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
         self.entry = Some(handle);
@@ -77,8 +77,7 @@ impl Key {
         };
     }
 
-    /// Puts a new entry in the place of the one that is there, and frees the old one. `unlink` is not called. Only
-    /// `store` calls this.
+    /// Replaces the entry and frees the old one. `unlink` is not called. Only `store` calls this.
     pub(super) fn replace(&mut self, entry: NewEntry) {
         let handle = entry.into_handle();
         self.entry = Some(handle);
@@ -97,14 +96,14 @@ impl Key {
         }
     }
 
-    /// Removes the key; ends in `unlink`. Only `store` calls this.
+    /// Removes the key, which calls `unlink`. Only `store` calls this.
     pub(super) fn delete(&mut self) {
         self.entry = None;
         // SAFETY: the key is open for writing.
         unsafe { api!(RedisModule_DeleteKey(self.raw)) };
     }
 
-    /// The database that it is in. Inside MULTI, Valkey 9 does not tell the handler of an event by its context.
+    /// The database that it is in. Inside MULTI on Valkey 9, the context of an event does not have it.
     pub(crate) fn db(&self) -> Option<u32> {
         if self.raw.is_null() {
             return None;
@@ -115,27 +114,27 @@ impl Key {
 
     /// When it expires, unix ms.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        // Of an empty one Redis 8.6 crashes when asked for its expiry.
+        // Redis 8.6 crashes when asked for the expiry of an empty key.
         if self.entry.is_none() && self.is_empty() {
             return None;
         }
         self.deadline().ms()
     }
 
-    /// When the entry that it holds expires, to be looked up later.
+    /// When the entry that it holds expires. This is looked up later.
     pub(crate) const fn deadline(&self) -> Deadline<'_> {
         CallsNothingBack::new(self)
     }
 
     /// Closes it after a change, which the server reports to WATCH and CLIENT TRACKING.
     ///
-    /// `RM_SignalModifiedKey` is no way: on Redis 8.6 it looks the key up, which deletes it if it has expired, and that is
-    /// propagated before the command that wrote it.
+    /// `RM_SignalModifiedKey` is not used: on Redis 8.6 it looks the key up, which deletes an expired key and
+    /// propagates that before the command that wrote the key.
     pub(crate) fn close_modified(mut self) {
         self.is_quiet = false;
     }
 
-    /// Makes it expire then, unix ms, or never.
+    /// Sets its deadline, unix ms; `None` for never.
     pub(crate) fn set_deadline_ms(&mut self, deadline: Option<u64>) {
         let deadline = deadline.map_or(i64::from(raw::REDISMODULE_NO_EXPIRE), |ms| ms as i64);
         // SAFETY: the key is open for writing and holds a value.
@@ -146,7 +145,7 @@ impl Key {
 /// The entry of an open key, and its deadline.
 pub(crate) type Held<'k> = (Entry<'k>, Deadline<'k>);
 
-/// When an open key expires. To look that up calls nothing back, so it may be done while the state is borrowed.
+/// When an open key expires. The look-up calls nothing back, so it is allowed while the state is borrowed.
 pub(crate) type Deadline<'k> = CallsNothingBack<&'k Key>;
 
 impl Deadline<'_> {
@@ -160,7 +159,7 @@ impl Deadline<'_> {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        // SAFETY: opened by `Context::open`, closed once; null is taken.
+        // SAFETY: opened by `Context::open`, closed once; the call takes null.
         let close = || unsafe { often!(RedisModule_CloseKey(self.raw)) };
         if self.is_quiet {
             context::unreported(close);

@@ -2,19 +2,19 @@
 //! and in `entry.rs`.
 //!
 //! The server runs all of this on its main thread, one callback at a time, with one exception: `free` of the data type
-//! may run on a background thread. Calls to the server can call back into the module (deleting a key ends in
-//! `unlink`), so [`state::with`] is never held across one that does.
+//! may run on a background thread. Calls to the server can call back into the module (deleting a key calls `unlink`),
+//! so [`state::with`] is never held across such a call.
 
-/// Calls a function of the module API. All that are called this way exist on every supported server; newer ones are
-/// looked up where they are used.
+/// Calls a function of the module API that exists on every supported server. Code that uses a newer function looks it
+/// up itself.
 macro_rules! api {
     ($function:ident($($arg:expr),* $(,)?)) => {
         (redis_module::raw::$function.expect(concat!("every supported server has ", stringify!($function))))($($arg),*)
     };
 }
 
-/// The same of a function that commands call often: it is looked up once, by `load`, and its address lies in a static of
-/// ours. One of the library's is reached by way of a table, and tested, at each call.
+/// The same for a function that commands call often. `load` looks it up once, and keeps its address in a static of this
+/// module. The library's functions are reached through a table, and tested, at each call.
 macro_rules! often {
     ($function:ident($($arg:expr),* $(,)?)) => {
         $crate::redis::often::typed(&raw const redis_module::raw::$function, $crate::redis::often::$function)($($arg),*)
@@ -28,9 +28,9 @@ macro_rules! looked_up_once {
             $(#[allow(non_upper_case_globals, reason = "of the server's")]
             pub(super) static mut $function: *const () = std::ptr::null();)+
 
-            /// Looks them all up; whether the server has them.
+            /// Looks them all up. Returns whether the server has them.
             pub(super) fn look_up() -> bool {
-                // SAFETY: the library's are set before the module starts; all of this is on one thread.
+                // SAFETY: the library sets its functions before the module starts. All of this runs on one thread.
                 unsafe {
                     $(let Some(function) = redis_module::raw::$function else {
                         return false;
@@ -40,7 +40,7 @@ macro_rules! looked_up_once {
                 true
             }
 
-            /// An address as what is there: a function of the type of the library's.
+            /// Turns an address into a function of the type of the library's.
             ///
             /// # Safety
             /// `look_up` must have returned true, and the address be that of `_like`.
@@ -98,9 +98,9 @@ pub(crate) use key::{Held, Key};
 pub(crate) use load::{Command, Keys, Use, command};
 pub(crate) use string::{Args, OwnedStr, Str, Words, options};
 
-/// What the server's functions return, and the module's callbacks.
+/// The results of the server's functions, and of the module's callbacks.
 const OK: c_int = redis_module::raw::REDISMODULE_OK as c_int;
 const ERR: c_int = redis_module::raw::REDISMODULE_ERR as c_int;
 
-/// The name of the data type: nine characters, as the server demands, the last for the generation of its meaning.
+/// The name of the data type: nine characters, as the server requires. The last one is the generation of its meaning.
 pub(crate) const TYPE_NAME: &std::ffi::CStr = c"tagcache1";

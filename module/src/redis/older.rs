@@ -1,10 +1,10 @@
-//! What builds before 0.2.0 wrote, RDB encodings 1 to 3, is read as encoding 4 would have it. It is never written.
+//! Reads RDB encodings 1 to 3, which builds before 0.2.0 wrote, and returns them as encoding 4. They are never written.
 //!
-//! An entry of encoding 1 or 2 is a row of numbers and strings: whether it is gone, its stamp, its hits, since 2 its grace
-//! and since when it is stale, its tags, its value. In 3 it is the string of today.
+//! An entry of encoding 1 or 2 is a sequence of numbers and strings: whether it is gone, its stamp, its hits, from 2 on
+//! its grace and since when it is stale, its tags, its value. In encoding 3 it is the string of encoding 4.
 //!
-//! Auxiliary data is the number of databases and, for each, its number and clock; in 3 also what it remembers of
-//! invalidations, in the order of today, as numbers and strings.
+//! Auxiliary data is the number of databases and, for each, its number and its clock. In encoding 3 it also contains
+//! the history, in the order of encoding 4, as numbers and strings.
 
 use redis_module::{RedisBuffer, raw};
 
@@ -13,10 +13,10 @@ use crate::entry::Parts;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TAGS, MAX_TIME_MS, Record};
 
-/// How many numbers say what is remembered of one tag.
+/// How many numbers are remembered of one tag.
 const PAST_NUMBERS: usize = 7;
 
-/// Reads from a payload, which may be anything: each value is checked before it is believed.
+/// Reads from a payload. It may contain anything, so each value is checked before it is used.
 pub(super) struct Reader(pub(super) *mut raw::RedisModuleIO);
 
 impl Reader {
@@ -60,7 +60,7 @@ impl Reader {
         for _ in 0..self.number(u64::MAX)? {
             self.copy_numbers(2, &mut bytes)?;
             if encoding < 3 {
-                // Nothing of the floor, of everything, and of no tag.
+                // An empty floor, an empty row for all entries, and no tag.
                 bytes.resize(bytes.len() + 2 * PAST_NUMBERS + 1, 0);
                 continue;
             }

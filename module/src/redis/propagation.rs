@@ -1,14 +1,4 @@
-//! Whether anybody will receive what a command propagates, and whether commands may come from others than clients.
-//!
-//! To send CACHE.SET with an absolute time means to build a second command, which costs a tenth of the whole SET. A
-//! cache server without replicas and without an append-only file would throw it away. So, while nobody can receive it,
-//! the command is propagated as it came, which costs nothing and keeps the server's count of changes right.
-//!
-//! A replica always begins with a snapshot, which a forked child writes, and so does an append-only file that is
-//! switched on; what was written before the fork is in the snapshot. So it is enough to look again after each fork
-//! and after loading, and to assume a receiver from the moment of the fork on. Commands of a primary or out of a log come
-//! after a change of role or while the server loads, both of which it announces. To ask for the context's flags at each
-//! command would cost 2 % of a SET.
+//! Whether any receiver exists for what a command propagates, and whether commands may come from others than clients.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,23 +10,23 @@ use super::{Context, OwnedStr};
 
 static ALONE: AtomicBool = AtomicBool::new(false);
 
-/// Whether this node has neither primary nor replicas, no append-only file, is in no cluster, where a slot may migrate from
-/// here or to here at any time, and loads nothing.
+/// Whether this node has no primary, no replicas and no append-only file, loads nothing, and is in no cluster (where a
+/// hash slot may migrate from here or to here at any time).
 pub(crate) fn is_alone() -> bool {
     ALONE.load(Ordering::Relaxed)
 }
 
-/// The first and the last of some slots in a row.
+/// The first and the last of consecutive hash slots.
 type Slots = (u16, u16);
 
-/// Atomic migrations that are under way, each with its slots.
+/// The atomic migrations that are in progress, each with its hash slots.
 type Migrations = MainThread<Vec<Vec<Slots>>>;
 
-/// To here, on a replica to its primary.
+/// Migrations to this node; on a replica, to its primary.
 static COMING: Migrations = MainThread::new(Vec::new());
-/// Away from here.
+/// Migrations away from this node.
 static LEAVING: Migrations = MainThread::new(Vec::new());
-/// They are those of Valkey 9.
+/// The migrations are of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 
 /// An atomic slot migration began or ended.
@@ -52,7 +42,7 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         ranges: *const [c_int; 2],
         count: u32,
     }
-    // Each that begins here ends here. Valkey's header, `valkeymodule.h`, has import and export by turns.
+    // Each migration that begins here ends here. In Valkey's header, `valkeymodule.h`, import and export alternate.
     let (is_import, begins) = if by_valkey {
         (what.is_multiple_of(2), what < 2)
     } else {
@@ -63,7 +53,7 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         return;
     }
     BY_VALKEY.store(by_valkey, Ordering::Relaxed);
-    // SAFETY: by the caller's promise; the ranges are as many as it says.
+    // SAFETY: by the caller's promise; the data states the number of ranges.
     let slots: Vec<Slots> = unsafe {
         if by_valkey {
             let info = &*data.cast::<Info>();
@@ -79,46 +69,46 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
         }
     };
     let mut all = if is_import { &COMING } else { &LEAVING }.0.borrow_mut();
-    // Redis has one at a time, and a replica that synchronised meanwhile did not see the end of the last one.
+    // Redis has one migration at a time. A replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
 }
 
-/// The node has another role: its migrations are over.
+/// The node has another role, so its migrations are over.
 pub(super) fn no_slot_migrates() {
     COMING.0.borrow_mut().clear();
     LEAVING.0.borrow_mut().clear();
 }
 
-/// Whether a slot migrates atomically to here.
+/// Whether a hash slot migrates atomically to this node.
 pub(super) fn is_importing() -> bool {
     !COMING.0.borrow().is_empty()
 }
 
-/// Whether the slot of this key migrates atomically to here.
+/// Whether the hash slot of this key migrates atomically to this node.
 pub(crate) fn is_coming(name: &[u8]) -> bool {
     is_importing() && {
         let name = OwnedStr::new(name);
-        // SAFETY: the name is alive. Servers whose slots migrate so have it.
+        // SAFETY: the name is alive. Servers with atomic slot migration have this function.
         let slot = unsafe { api!(RedisModule_ClusterKeySlot(name.as_str().as_raw())) };
         let is_of = |&(first, last): &Slots| (first.into()..=last.into()).contains(&slot);
         COMING.0.borrow().iter().flatten().any(is_of)
     }
 }
 
-/// Whether a slot migrates atomically away from here. Its new node is sent the commands that follow, native ones included.
-/// So it is told by UNLINK which keys these find vacant here.
+/// Whether a hash slot migrates atomically away from this node. The new node receives the commands that follow, also
+/// native ones. So UNLINK informs it of the keys that these commands find vacant here.
 pub(super) fn is_exporting() -> bool {
     !LEAVING.0.borrow().is_empty()
 }
 
-/// Sends what was done at a time to the nodes that slots migrate to. Servers send these no command without keys, so it is
-/// one with a key of the slots. Replicas and log get it too, and have done it already: then false. True: nothing else may be
-/// propagated, and they do it by this command.
+/// Forwards a command that ran at `at_ms` to the new nodes of hash slots that migrate. Servers send these only commands
+/// with keys, so this one has a key of the hash slots. Replicas and log receive it too. Returns false if they execute
+/// the original command. Returns true if they execute the forwarded one; then nothing else may be propagated.
 ///
-/// That is so on Valkey 9, which may take a command without keys that a module propagates meanwhile for one that crosses
-/// slots, and break the migration off: `VM_Replicate` reads a variable there that it did not set. A command that is
-/// propagated verbatim does not go that way, and may be if it says itself when it happened (`goes_verbatim`).
+/// The second case is that of Valkey 9. It may take a command without keys that a module propagates meanwhile for one
+/// that crosses hash slots, and break the migration off: `VM_Replicate` reads a variable there that it did not set.
+/// Verbatim propagation does not use this code, and is possible if the command contains its time (`goes_verbatim`).
 pub(crate) fn forward(
     ctx: &Context<'_>,
     at_ms: u64,
@@ -134,7 +124,7 @@ pub(crate) fn forward(
     let is_all = BY_VALKEY.load(Ordering::Relaxed) && !goes_verbatim && !slots.is_empty();
     let (at, command) = (at_ms.to_string(), command.as_bytes());
     for (nth, (slot, _)) in slots.into_iter().enumerate() {
-        // SAFETY: what the server answers is a C string and stays. Servers whose slots migrate so have it.
+        // SAFETY: the server returns a C string that stays. Servers with atomic slot migration have this function.
         let key =
             unsafe { CStr::from_ptr(api!(RedisModule_ClusterCanonicalKeyNameInSlot(slot.into()))) };
         let node: &[u8] = if is_all && nth == 0 { b"" } else { &own };
@@ -144,14 +134,14 @@ pub(crate) fn forward(
     is_all
 }
 
-/// Whether something may be announced beside what the running command propagates: a replica is sent by its primary what
-/// it needs, what is loaded was written down, and while clients are paused the server stops on an assertion if anything
-/// is propagated.
+/// Whether something may be announced besides what the running command propagates. A replica receives that from its
+/// primary, loaded data is in the file already, and while clients are paused the server stops on an assertion if
+/// anything is propagated.
 pub(super) fn may_announce() -> bool {
     !is_paused() && decides()
 }
 
-/// Whether what happens here had to be announced, which may not be done now.
+/// Whether this node must announce what happens, but may not do so now.
 pub(super) fn must_wait() -> bool {
     is_paused() && decides()
 }
@@ -161,18 +151,18 @@ fn is_paused() -> bool {
     unsafe { api!(RedisModule_AvoidReplicaTraffic()) != 0 }
 }
 
-/// Whether this node decides what happens, and gives the stamps: it is no replica, and loads nothing.
+/// Whether this node decides what happens, and gives the stamps: it is no replica and loads nothing.
 pub(crate) fn decides() -> bool {
     let others = raw::REDISMODULE_CTX_FLAGS_SLAVE | raw::REDISMODULE_CTX_FLAGS_LOADING;
     Context::server_flags() & others == 0
 }
 
-/// From here on there may be others.
+/// From now on, this node counts as not alone.
 pub(super) fn expect_others() {
     ALONE.store(false, Ordering::Relaxed);
 }
 
-/// Asks the server.
+/// Asks the server again whether this node is alone.
 pub(super) fn look_again(ctx: &Context<'_>) {
     const TIES: u32 = raw::REDISMODULE_CTX_FLAGS_SLAVE
         | raw::REDISMODULE_CTX_FLAGS_AOF

@@ -1,4 +1,4 @@
-//! What an entry costs in memory.
+//! The memory that an entry costs.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -14,28 +14,28 @@ enum Layout {
     Rows,
     /// An object, and a row that holds the name; another row for the time to live: Valkey 8.0.
     RowWithName,
-    /// An object that holds name and time to live, and no rows, but a place in a hash table, which costs so much: Redis from
-    /// 8.2 on, Valkey from 8.1 on.
+    /// An object that holds name and time to live; no row, but a place in a hash table, which costs this much: Redis
+    /// from 8.2 on, Valkey from 8.1 on.
     ObjectWithName { place: u64 },
 }
 
-/// Hash tables of rows have between one and two buckets, a pointer each, for a row.
+/// A hash table of rows has between one and two buckets per row, each of them a pointer.
 const BUCKET: u64 = 12;
 
-/// A place in a hash table without rows: 64 bytes for seven places in Valkey, a bucket in Redis and a row of 16 bytes
-/// where two objects meet. At the mean of what a table that doubles costs: 13.9 bytes when full to 19.4 when half full.
+/// A place in a hash table without rows: in Valkey 64 bytes for seven places; in Redis a bucket, and a row of 16 bytes
+/// where two objects meet. The mean for a table that doubles: between 13.9 bytes when full and 19.4 when half full.
 const PLACE_IN_VALKEY: u64 = 15;
 const PLACE_IN_REDIS: u64 = 16;
 
 /// A row that holds a name, without the name.
 const ROW_WITH_NAME: usize = 21;
 
-/// An object, and the length of what stands before a name in it.
+/// The sizes of an object and of what precedes a name in it.
 const OBJECT: usize = 16;
 const BEFORE_NAME: usize = 1;
 const TTL_IN_OBJECT: usize = 8;
 
-/// Up to this size the allocator is asked once, at load, what it really hands out.
+/// Up to this size, the allocator is asked once, at load, for the size that it really allocates.
 const PROBED: usize = 512;
 const STEP: usize = 8;
 
@@ -43,9 +43,9 @@ const STEP: usize = 8;
 struct Sizes {
     probed: [u16; PROBED / STEP + 1],
     layout: Layout,
-    /// What a key costs beside its name and its entry, without a TTL and with one.
+    /// The cost of a key besides its name and its entry, without a TTL and with one.
     unnamed: [u64; 2],
-    /// Whether MEMORY USAGE counts the name, and not only what the module says.
+    /// Whether MEMORY USAGE counts the name in addition to the size that the module returns.
     usage_counts_name: bool,
 }
 
@@ -88,7 +88,7 @@ fn sizes() -> &'static Sizes {
     SIZES.get().expect("`load` probes them first")
 }
 
-/// What the allocator hands out for so many bytes.
+/// The size that the allocator allocates for this many bytes.
 fn class(sizes: &Sizes, size: usize) -> u64 {
     if size <= PROBED {
         return u64::from(sizes.probed[size.div_ceil(STEP)]);
@@ -96,13 +96,13 @@ fn class(sizes: &Sizes, size: usize) -> u64 {
     entry::class(size) as u64
 }
 
-/// What it hands out for an entry.
+/// The size that the allocator allocates for an entry.
 fn classes(sizes: &Sizes, allocated: Allocated) -> u64 {
     let value = allocated.value.map_or(0, |value| class(sizes, value));
     class(sizes, allocated.entry) + value
 }
 
-/// Header and terminator of the server's strings.
+/// The size of a string of the server, with header and terminator.
 const fn string_size(len: usize) -> usize {
     len + 1
         + match len {
@@ -114,9 +114,9 @@ const fn string_size(len: usize) -> usize {
 }
 
 impl Sizes {
-    /// What the server keeps under the key's name, and counts in MEMORY USAGE beside what the module says.
+    /// The memory that holds the key's name. MEMORY USAGE adds it to the size that the module returns.
     fn named(&self, key_len: usize, has_ttl: bool) -> u64 {
-        /// A row is counted as it is defined, not as it is allocated.
+        /// The server counts the defined size of a row, not its allocated size.
         const ROW: u64 = 24;
         match self.layout {
             Layout::Rows => class(self, string_size(key_len)) + ROW,
@@ -128,7 +128,7 @@ impl Sizes {
         }
     }
 
-    /// What it keeps beside that, as a whole number of the index's units.
+    /// The other memory that the server uses for a key, as a multiple of the index's unit.
     fn beside(&self, has_ttl: bool) -> u64 {
         let (value, object) = (class(self, 16), class(self, OBJECT));
         let (row, times) = (class(self, 24) + BUCKET, u64::from(has_ttl));
@@ -141,26 +141,26 @@ impl Sizes {
     }
 }
 
-/// All that an entry costs: its allocation, the key's name, and the server's bookkeeping for both.
+/// The cost of an entry: its allocation, the key's name, and the server's bookkeeping for both.
 ///
-/// The same for the same key, value and TTL at any time, so that sums kept by adding and subtracting stay exact.
-/// The index itself is counted apart (`index_bytes`).
+/// It is always the same for the same key, value and TTL, so that sums kept by adding and subtracting stay exact. The
+/// index itself is counted separately (`index_bytes`).
 pub(crate) fn cost(entry: Entry<'_>) -> u64 {
     let extent = entry.extent();
     cost_of(entry.allocated(extent), extent.key_len(), entry.has_ttl())
 }
 
-/// [`cost`] of an entry of that size, whose key has so many bytes.
+/// [`cost`] of an entry of this size, whose key has `key_len` bytes.
 #[inline(always)]
 pub(crate) fn cost_of(size: Allocated, key_len: usize, has_ttl: bool) -> u64 {
     let sizes = sizes();
     classes(sizes, size) + sizes.named(key_len, has_ttl) + sizes.unnamed[usize::from(has_ttl)]
 }
 
-/// Whether an entry of that size takes as much memory as this one, and fits into its place.
+/// Whether an entry of the size `size` takes as much memory as this one and fits into its place.
 pub(crate) fn fits(entry: Entry<'_>, allocated: Allocated, size: Allocated) -> bool {
     let sizes = sizes();
-    // An entry may take less than it was allocated with, never more. Classes are computed; what is written is asked for.
+    // An entry may use less than its allocation, never more. Classes are computed; for growth, the allocator is asked.
     let has_room = |allocation: *mut c_void, before: usize, bytes: usize| {
         bytes == before
             || class(sizes, bytes) == class(sizes, before)

@@ -1,6 +1,6 @@
-//! Work that is too much for one go: it is done in slices of `reclaim-budget-us` while the caller waits. The first slice
-//! runs inside the command, so that a small piece of work is answered at once. Inside MULTI and scripts, where nobody can
-//! wait, all of it does.
+//! Work that is too much for one step is done in slices of `reclaim-budget-us` while the caller waits. The first slice
+//! runs inside the command, so that a small piece of work gets its reply at once. Inside MULTI and scripts, where no
+//! client can wait, the command does all of it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use redis_module::raw;
 use super::{Context, Place, barrier, guard, state};
 use crate::error::Error;
 
-/// Calls `step`, which does a little of the work, a few microseconds, until it returns the result, and replies, now or later.
+/// Calls `step`, which does a few microseconds of the work, until it returns the result. Then replies, now or later.
 pub(crate) fn run<R: 'static>(
     ctx: &Context<'_>,
     mut step: impl FnMut() -> Option<R> + 'static,
@@ -24,7 +24,7 @@ pub(crate) fn run<R: 'static>(
         reply(ctx, result);
         return;
     }
-    // SAFETY: the context is that of a command that may block. Without callbacks and without a time-out; the handle lives
+    // SAFETY: the context is that of a command that may block. There are no callbacks and no time-out. The handle lives
     // until `RedisModule_UnblockClient`, which `go_on` calls once.
     let client = unsafe { api!(RedisModule_BlockClient(ctx.as_raw(), None, None, None, 0)) };
     ctx.after(1, move |ctx| go_on(ctx, step, reply, client));
@@ -58,8 +58,8 @@ fn go_on<R: 'static>(
         ctx.after(1, move |ctx| go_on(ctx, step, reply, client));
         return;
     };
-    // SAFETY: the client is blocked, so its handle is alive until it is ended here, once; the context is freed once. All
-    // this is on the main thread.
+    // SAFETY: the client is blocked, so its handle is alive until this code ends it, once; the context is freed once.
+    // All of this runs on the main thread.
     unsafe {
         let raw = api!(RedisModule_GetThreadSafeContext(client));
         let ctx = Context::from_raw(raw);

@@ -1,4 +1,4 @@
-//! What the module knows, and the one way to it.
+//! The module's state, and the only way to it.
 
 use std::cell::{Cell, RefCell};
 
@@ -20,62 +20,61 @@ use crate::leb128;
     reason = "each one is a fact of its own, not a state of one thing"
 )]
 pub(crate) struct State {
-    /// By number; boxed, because servers may be set up for very many of which few are used.
+    /// By number. Boxed, because a server may be set up for a large number of databases and use few.
     databases: Databases,
     /// The databases that a replica loads beside those that it serves (`repl-diskless-load swapdb`).
     staged: Option<Staged>,
     pub(crate) config: Config,
     /// A random number that changes when this node begins to serve from data that may lack invalidations.
     pub(crate) lineage: u64,
-    /// To be asked by [`State::stamps_at`].
+    /// Use [`State::stamps_at`] to get it.
     pub(crate) stamps: Stamps,
     pub(crate) transit: Transit,
-    /// A key is being removed by the module itself.
+    /// The module itself is removing a key.
     pub(crate) removing: bool,
-    /// [`State::histories`] was written to the append-only file that is being rewritten. Set in the child that does it.
+    /// In the child that rewrites the append-only file: [`State::histories`] was written to it.
     pub(crate) histories_rewritten: bool,
-    /// A timer of `reclaim` is under way.
+    /// A timer of `reclaim` is pending.
     pub(crate) reclaim_armed: bool,
     pub(crate) reclaim_pace: Pace,
-    /// While there is a backlog.
+    /// Installed while there is a backlog.
     pub(super) filter: Option<Registered>,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
-    /// The gone entry that was removed last other than by the module, until the next event, or any entry comes or goes:
-    /// database and key.
+    /// The last gone entry that something other than the module removed, until the next event, or until any entry comes
+    /// or goes: database and key.
     pub(crate) removed_gone: Option<(u32, Vec<u8>)>,
-    /// The database that the client has selected whose MOVE or COPY is under way: where the entry comes from.
+    /// While a MOVE or COPY runs: the database that its client selected, from which the entry comes.
     pub(crate) selected: Option<u32>,
-    /// What is about to be copied, where the server forgets the client's database.
+    /// The COPYs that are about to run, on servers that forget the client's database.
     pub(super) copies: Seen,
-    /// Entries that were gone when they arrived, which replicas do not know: database and key.
+    /// Entries that were gone when they arrived, which replicas do not know yet: database and key.
     pub(crate) refused: Vec<(u32, Box<[u8]>)>,
-    /// All entries that this node loaded at its start were dropped, which replicas do not know.
+    /// All entries that this node loaded at its start were dropped, which replicas do not know yet.
     pub(crate) has_dropped: bool,
-    /// On a replica in a cluster: the entry to be reclaimed next, which has expired and so shows to its primary's commands
-    /// only.
+    /// On a replica in a cluster: the entry to be reclaimed next. It has expired: only its primary's commands see it.
     pub(crate) hidden: Option<(u32, Vec<u8>)>,
-    /// Where the search for entries that an emptied index does not know is: database and cursor.
+    /// The position of the search for entries that an emptied index does not know: database and cursor.
     pub(super) orphans: Option<(u32, String)>,
-    /// When it goes on, on the monotonic clock, ms.
+    /// When this search goes on, on the monotonic clock, ms.
     pub(super) search_from_ms: u64,
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
-    /// What is being loaded joins what is there, which may know later invalidations (DEBUG RELOAD NOFLUSH).
+    /// Loaded entries join a database that may know later invalidations (DEBUG RELOAD NOFLUSH).
     pub(crate) judges_loaded: bool,
     /// Something was loaded since the module started.
     pub(crate) has_loaded: bool,
-    /// Time of day less the time since the machine's start, when it was looked at last, ms.
+    /// The time of day less the time since the machine's start, at the last look at the clock, ms.
     clocks_apart_ms: Option<i64>,
     /// How often the clock was set back.
     passes: u32,
     /// Clients that wait in CACHE.FETCH.
     pub(crate) waiters: Waiters,
-    /// While there are leases, in a cluster.
+    /// Set while there are leases, in a cluster.
     pub(crate) cluster: Option<Watched>,
 }
 
-/// A clock that goes back by less is being slewed; where it is not, stamps get ahead of it.
+/// A clock that goes back by less counts as slewed. If it was set back, stamps get ahead of it.
 const SET_BACK_MS: u64 = 500;
 
 /// No database has this number.
@@ -103,11 +102,11 @@ fn add_database(databases: &mut Databases, at: usize) -> &mut Database<Handle> {
     databases[at].insert(Box::default())
 }
 
-/// Databases that are being loaded, and are not served yet.
+/// Databases that are being loaded and are not served yet.
 #[derive(Debug, Default)]
 struct Staged {
     databases: Databases,
-    /// They may disagree with what is loaded.
+    /// The indexes may disagree with what is loaded.
     are_distrusted: bool,
 }
 
@@ -118,18 +117,18 @@ impl State {
         database_in(&mut self.databases, number)
     }
 
-    /// What is in transit, and a database, to be changed together.
+    /// The entries in transit and a database, to be changed together.
     pub(crate) fn transit_and(&mut self, number: u32) -> (&mut Transit, &mut Database<Handle>) {
         (&mut self.transit, database_in(&mut self.databases, number))
     }
 
-    /// A database that is loaded: a staged one, if any are, else the one that is served.
+    /// The database with this number that is being loaded: a staged one if any are staged, else the one that is served.
     pub(crate) fn loaded_database(&mut self, number: u32) -> &mut Database<Handle> {
         let staged = self.staged.as_mut().map(|staged| &mut staged.databases);
         database_in(staged.unwrap_or(&mut self.databases), number)
     }
 
-    /// From here on, what is loaded is staged.
+    /// From now on, loaded entries go to staged databases.
     pub(crate) fn stage(&mut self) {
         self.staged = Some(Staged::default());
     }
@@ -138,7 +137,7 @@ impl State {
         self.staged.is_some()
     }
 
-    /// What is staged, in this database and others, may disagree with what is loaded.
+    /// The staged indexes, of this database and others, may disagree with what is loaded.
     pub(crate) fn distrust_staged(&mut self, number: u32) {
         if let Some(staged) = &mut self.staged {
             staged.are_distrusted = true;
@@ -146,8 +145,8 @@ impl State {
         }
     }
 
-    /// For an entry that is about to arrive. If a client's command came between the load of a staged one and the event that
-    /// announces it, that one is searched for in the end.
+    /// The place for an entry that is about to arrive. If a client's command came between the load of a staged entry
+    /// and the event that announces it, that entry is searched for after the load.
     pub(crate) fn arriving(&mut self) -> &mut Passage {
         let overtaken = self.transit.arriving.awaited();
         if let (Some(staged), Some(number)) = (&mut self.staged, overtaken) {
@@ -156,7 +155,7 @@ impl State {
         &mut self.transit.arriving
     }
 
-    /// Gives up what is staged, and returns the indexes, to be dropped where that holds nobody up.
+    /// Gives up the staged databases. Returns their indexes, to be dropped where this delays no client.
     pub(crate) fn unstage(&mut self) -> Vec<Index<Handle>> {
         let staged = self.staged.take().unwrap_or_default();
         let databases = staged.databases.into_iter().flatten();
@@ -165,8 +164,8 @@ impl State {
             .collect()
     }
 
-    /// Serves what is staged: each index takes the place of the one before, with its clock and history. Counters and
-    /// leases stay. Returns the old indexes, as [`State::unstage`].
+    /// Serves the staged databases: each index replaces the served one, with its clock and history. Counters and leases
+    /// stay. Returns the old indexes, as [`State::unstage`] does.
     pub(crate) fn serve_staged(&mut self) -> Vec<Index<Handle>> {
         let mut staged = self.staged.take().unwrap_or_else(|| Staged {
             are_distrusted: true,
@@ -214,7 +213,7 @@ impl State {
         }
     }
 
-    /// The database whose index holds this entry: `hint` if it is known, else a search.
+    /// The database whose index holds this entry: `hint` if that is right, else by a search.
     pub(crate) fn database_of(&self, entry: Entry<'_>, hint: Option<u32>) -> Option<(u32, Slot)> {
         let slot = entry.slot()?;
         let holds = |database: &Database<Handle>| database.index.holds(slot, entry.handle());
@@ -227,7 +226,7 @@ impl State {
         Some((number, slot))
     }
 
-    /// Looks whether the time of day went backwards, and bounds all times by it if so: stamps only where this node gives them.
+    /// If the time of day went backwards, bounds all times by it: stamps only where this node gives them.
     #[inline(never)]
     pub(crate) fn watch_clock(&mut self, now_ms: u64, monotonic_ms: u64) {
         let apart_ms = now_ms as i64 - monotonic_ms as i64;
@@ -247,14 +246,14 @@ impl State {
                 database.bound_spans(from_ms, now_ms);
             }
             if decides {
-                // They may have been ahead of it, after those of another primary.
+                // Stamps may have been ahead of the clock, after those of another primary.
                 let latest_ms = self.stamps.now_ms(from_ms);
                 self.stamps_were_set_back(latest_ms, now_ms);
             }
         }
     }
 
-    /// The clock that gives the stamps was set back from a time to another.
+    /// The clock that gives the stamps was set back, from one time to another.
     fn stamps_were_set_back(&mut self, from_ms: u64, back_to_ms: u64) {
         self.passes = self.passes.wrapping_add(1);
         self.stamps.clock_was_set_back(from_ms, back_to_ms);
@@ -263,8 +262,8 @@ impl State {
         }
     }
 
-    /// What entries that this node dumps say of their stamps: by its clock, since that was last set back, in its present
-    /// life.
+    /// The origin in entries that this node dumps: their stamps are by its clock, since that was last set back, in this
+    /// lineage.
     pub(crate) const fn origin(&self) -> u32 {
         (self.lineage as u32).wrapping_add(self.passes)
     }
@@ -282,8 +281,8 @@ impl State {
         &mut self.stamps
     }
 
-    /// The stamp of an invalidation that has this one in the stream of this node's primary, or in its log. One that is
-    /// earlier than what came before is of a clock that was set back.
+    /// The stamp of an invalidation that has `at_ms` in the stream of this node's primary or in its log. If `at_ms` is
+    /// earlier than the stamps before it, the clock that gave it was set back.
     pub(crate) fn follow_invalidation(&mut self, at_ms: u64) -> u64 {
         let behind_ms = self.stamps.behind_ms(at_ms);
         if behind_ms > SET_BACK_MS {
@@ -294,7 +293,7 @@ impl State {
         at_ms + behind_ms
     }
 
-    /// This node begins to serve as a primary from what it has.
+    /// This node begins to serve as a primary, from the data that it has.
     pub(crate) fn begin_lineage(&mut self, lineage: u64) {
         self.lineage = lineage;
         for (_, database) in self.databases_mut() {
@@ -302,8 +301,8 @@ impl State {
         }
     }
 
-    /// When this node begins to give stamps by its own clock: where those of its earlier life, or of its primary, lie too
-    /// far ahead to go on after them, the clock was set back. O(tags remembered).
+    /// This node begins to give stamps by its own clock. If those of its earlier life or of its primary are too far
+    /// ahead to continue after them, the clock was set back. O(tags remembered).
     pub(crate) fn begin_stamps(&mut self, now_ms: u64) {
         let latest_ms = self.stamps.now_ms(now_ms);
         if latest_ms > now_ms + FURTHEST_MS {
@@ -314,9 +313,9 @@ impl State {
         }
     }
 
-    /// The clocks of all databases, and what they remember of invalidations, as they are saved: of each its number, the
-    /// reading of its clock, both LEB128, and its [`History`](crate::engine::History). In front, if there is one, stands
-    /// [`PASSED_TWICE`] and the span that the clock passes twice, from earliest to latest.
+    /// The clocks and histories of all databases, as they are saved: for each database its number and its clock, both
+    /// LEB128, and its [`History`](crate::engine::History). If the clock passes a span twice, [`PASSED_TWICE`] and this
+    /// span, from earliest to latest, come first.
     pub(crate) fn histories(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if let Some((earliest, latest)) = self.stamps.passed_twice {
@@ -332,8 +331,8 @@ impl State {
         bytes
     }
 
-    /// Adds what [`State::histories`] returned to these databases. `None` if it is damaged, and then some of it is added. It may
-    /// come from a server that has more databases: of those nothing is kept.
+    /// Adds what [`State::histories`] returned to these databases. Returns `None` if it is damaged; some of it is added
+    /// then. It may come from a server with more databases: the histories of those are dropped.
     pub(crate) fn load_histories(
         &mut self,
         mut bytes: &[u8],
@@ -373,8 +372,8 @@ impl State {
         self.databases().map(|(number, _)| number).collect()
     }
 
-    /// What leases of this database are granted by now. The bound is for all databases together: while others take
-    /// more than half of it, leases that are over are forgotten there. O(databases).
+    /// The terms for new leases of this database. The bound is for all databases together: while others take more than
+    /// half of it, leases that are over are forgotten there. O(databases).
     pub(crate) fn lease_terms(&mut self, number: u32, now_ms: u64) -> Terms {
         let clock = self.database(number).clock;
         let max_ms = self.config.lease_max_ms;
@@ -406,14 +405,14 @@ impl State {
         self.has_news() || self.with_work(now_ms).next().is_some()
     }
 
-    /// Whether replicas are to be told of entries that are gone here for a reason that they do not know. Until then nothing
-    /// may be reclaimed: what is absent here and present there would make commands differ.
+    /// Whether replicas are to be notified of entries that are gone here for a reason that they do not know. Until then
+    /// nothing may be reclaimed: a key that is absent here and present there would make commands differ.
     pub(crate) fn has_news(&self) -> bool {
         self.has_dropped || !(self.refused.is_empty() || propagation::is_importing())
     }
 
-    /// From here on this node decides: the entries that its primary, or its log, may have refused are refused, and those whose
-    /// grace is over since a soft invalidation are removed, which was for others to do.
+    /// From now on this node decides. It refuses the entries that its primary or its log may have refused. It removes
+    /// the entries whose grace ended since a soft invalidation, which was the task of others before.
     pub(crate) fn begin_to_decide(&mut self) {
         let mut refused = std::mem::take(&mut self.refused);
         for (db, Database { index, .. }) in self.databases_mut() {
@@ -427,7 +426,7 @@ impl State {
 /// A value that only the server's main thread touches.
 pub(super) struct MainThread<T>(pub(super) RefCell<T>);
 
-// SAFETY: the server calls the module on its main thread only, except `free`, which does not come here; a forked child
+// SAFETY: the server calls the module on its main thread only, except `free`, which does not come here. A forked child
 // has this memory to itself.
 unsafe impl<T> Sync for MainThread<T> {}
 
@@ -443,12 +442,12 @@ thread_local! {
     static IS_MAIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this is the server's main thread, which alone may touch the state.
+/// Whether this is the server's main thread. Only this thread may touch the state.
 pub(crate) fn is_main_thread() -> bool {
     IS_MAIN.get()
 }
 
-/// Makes the state. Called once, by `load`, on the main thread.
+/// Makes the state. `load` calls this once, on the main thread.
 pub(crate) fn init(config: Config, lineage: u64) {
     IS_MAIN.set(true);
     *STATE.0.borrow_mut() = Some(State {
@@ -465,8 +464,8 @@ pub(super) fn end() {
 
 /// Runs `body` with the state.
 ///
-/// No call to the server that can call back may be made from within, since the callback would want the state as well. The
-/// bound sees to that: contexts and open keys, which all such calls need, are not `Send`.
+/// `body` must not call the server in a way that can call the module back, since the callback would need the state too.
+/// The bound ensures this: contexts and open keys, which all such calls need, are not `Send`.
 #[inline(always)]
 pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     let mut state = STATE.0.try_borrow_mut().ok();
@@ -474,20 +473,20 @@ pub(crate) fn with<R>(body: impl FnOnce(&mut State) -> R + Send) -> R {
     body(state.expect("the state is made by `load` and is not held across calls to the server"))
 }
 
-/// The same with a database.
+/// [`with`] for a database.
 #[inline(always)]
 pub(crate) fn database<R>(number: u32, body: impl FnOnce(&mut Database<Handle>) -> R + Send) -> R {
     with(|state| body(state.database(number)))
 }
 
-/// The same with the index of a database.
+/// [`with`] for the index of a database.
 #[inline(always)]
 pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R + Send) -> R {
     with(|state| body(&mut state.database(number).index))
 }
 
-/// What may be used inside [`with`] although it is, or refers to, a pointer of the server's: no call that is made with it there
-/// calls the module back.
+/// A value that may be used inside [`with`] although it is, or refers to, a pointer of the server's. No call that is
+/// made with it there calls the module back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct CallsNothingBack<T>(T);
@@ -507,7 +506,7 @@ impl<T: Copy> CallsNothingBack<T> {
     }
 }
 
-/// As [`with`], for the report of a crash that may have happened inside it.
+/// [`with`] for the report of a crash that may have happened inside `with`.
 pub(crate) fn try_with<R>(body: impl FnOnce(&mut State) -> R) -> Option<R> {
     STATE.0.try_borrow_mut().ok()?.as_mut().map(body)
 }

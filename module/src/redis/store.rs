@@ -1,7 +1,7 @@
-//! The one owner of what changes together: the keyspace, the index, and the entry's own header. Nothing else touches two
-//! of the three.
+//! Changes the keyspace, the index and the entry headers, which must change together. No other file changes two of
+//! these three.
 //!
-//! Every change runs inside [`change`]. A panic in there leaves the three in disagreement, so the database's index is
+//! Every change runs inside [`change`]. A panic in it may leave the three inconsistent, so the database's index is then
 //! emptied: its entries are gone, which is always safe, and [`super::reclaim`] takes them out of the keyspace.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +18,7 @@ use super::{
 use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
-/// The database that is being changed. Nothing but the server's main thread changes any.
+/// The database that is being changed. Only the server's main thread changes databases.
 static CHANGING: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = u32::MAX;
 
@@ -38,7 +38,7 @@ fn change_index(db: u32, body: impl FnOnce(&mut Index<Handle>) + Send) {
     change(db, || state::index(db, body));
 }
 
-/// After a panic: empties the index of the database that was being changed, if one was.
+/// After a panic: empties the index of the database that was being changed, if any.
 pub(super) fn distrust_changed() {
     let db = CHANGING.load(Ordering::Relaxed);
     if db != NONE && state::is_main_thread() {
@@ -61,33 +61,33 @@ pub(super) fn distrust(db: u32, reason: &str) {
     }
 }
 
-/// The keyspace holds an entry that the index should know and does not: a SCAN in slices takes it out.
+/// The keyspace holds an entry that the index should know and does not know: starts a SCAN in slices that takes it out.
 pub(super) fn look_for_orphans(ctx: &Context<'_>, db: u32) {
     state::with(|state| {
         state.database(db).index.has_orphans = true;
-        state.orphans = None; // A search that is under way may have been past it.
+        state.orphans = None; // A search that is under way may already have passed it.
     });
     reclaim::arm(ctx);
 }
 
-/// What an entry is written with.
+/// The new content of an entry that is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Content<'a> {
     pub(crate) parts: Parts<'a>,
     pub(crate) tags: &'a [&'a [u8]],
-    /// What the server sees: expiry and grace, unix ms.
+    /// The deadline that the server knows: expiry plus grace, unix ms.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) facts: Facts,
 }
 
 impl Content<'_> {
-    /// Whether the index marks no entry of it.
+    /// Whether the index has no mark for an entry with this content.
     fn is_plain(&self) -> bool {
         self.parts.grace_ms == 0 && self.facts.softness.is_none() && !self.facts.is_foreign
     }
 }
 
-/// An entry that costs so much as the index takes it in.
+/// The form in which the index takes an entry that costs `bytes`.
 fn incoming<'t>(
     entry: Entry<'_>,
     bytes: u64,
@@ -103,7 +103,7 @@ fn incoming<'t>(
     }
 }
 
-/// An open key's entry, where the index of its database holds it, and what may be served of it.
+/// The entry of an open key, its slot in the index of its database, and its freshness.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'k> {
     pub(crate) entry: Entry<'k>,
@@ -111,7 +111,7 @@ pub(crate) struct Found<'k> {
     pub(crate) freshness: Freshness,
 }
 
-/// The visible entry of an open key of a database, for what changes it: sure that the index holds this very entry.
+/// The visible entry of an open key of a database, for a change: the index is sure to hold this very entry.
 pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> Option<Found<'_>> {
     let held = key.held()?;
     let found = state::with(|state| found_in(&state.database(db).index, held, now_ms));
@@ -123,7 +123,7 @@ pub(crate) fn look(db: u32, key: &Key, now_ms: impl FnOnce() -> u64 + Send) -> O
     })
 }
 
-/// [`look`] at what a key of that deadline holds, gone or not, where the index is at hand.
+/// [`look`] for a caller that has borrowed the index already. It returns gone entries too.
 #[inline(always)]
 pub(crate) fn found_in(
     index: &Index<Handle>,
@@ -140,9 +140,9 @@ pub(crate) fn found_in(
     (slot, freshness)
 }
 
-/// Puts an entry under an open key that holds nothing, or an entry, which is replaced: what `decide` returns, besides where
-/// the index of this database holds the old entry. Nothing is done where that is `None`. Keeps the hits of a visible entry.
-/// O(tags).
+/// Puts an entry under an open key that is empty or holds an entry, which is replaced. `decide` returns the new
+/// content, and the slot of the old entry if the index of this database holds it. If `decide` returns `None`, nothing
+/// is done. Keeps the hits of a visible entry. O(tags).
 pub(crate) fn put<'c, R: Send>(
     db: u32,
     key: &mut Key,
@@ -183,7 +183,7 @@ pub(crate) fn put<'c, R: Send>(
     })
 }
 
-/// Makes a visible entry what it is to be, in its place. False, and nothing done, if that does not fit.
+/// Rewrites a visible entry in place. Returns false, and does nothing, if the new content does not fit.
 #[inline(always)]
 fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
     let (extent, parts) = (old.extent(), content.parts);
@@ -191,36 +191,36 @@ fn rewrite(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Cont
         return resize(index, old, slot, content);
     }
     let costs_the_same = parts.has_ttl == old.has_ttl();
-    // SAFETY: nothing is borrowed from it: the value is the caller's, and no part of what a key holds.
+    // SAFETY: nothing is borrowed from the entry: the new value is the caller's, and no part of what a key holds.
     unsafe { old.overwrite(extent, &parts) };
-    // The commonest of all writes changes nothing but the entry.
+    // The most common write changes only the entry.
     if !(costs_the_same && content.is_plain() && index.is_plain(slot, content.tags)) {
         reindex(index, old, slot, content.tags, content.facts);
     }
     true
 }
 
-/// The same for parts of other lengths. Apart, so that the commonest write does not pay for what this keeps in registers.
+/// [`rewrite`] for parts of other lengths. Apart, so that the most common write does not pay for its registers.
 #[inline(never)]
 fn resize(index: &mut Index<Handle>, old: Entry<'_>, slot: Slot, content: &Content<'_>) -> bool {
     let (extent, parts) = (old.extent(), content.parts);
     let size = parts.size(extent.key_len());
     let fits = fits(old, old.allocated(extent), size);
     if fits {
-        // SAFETY: it fits, and nothing is borrowed from it, as above.
+        // SAFETY: the new content fits, and nothing is borrowed from the entry, as above.
         unsafe { old.rewrite(extent, &parts, size) };
         reindex(index, old, slot, content.tags, content.facts);
     }
     fits
 }
 
-/// The entry in a slot was changed: the index learns what it is now.
+/// Updates the index after the entry in a slot was changed.
 #[inline(never)]
 fn reindex(index: &mut Index<Handle>, entry: Entry<'_>, slot: Slot, tags: &[&[u8]], facts: Facts) {
     entry.set_indexed(index.replace(slot, incoming(entry, cost(entry), tags, facts)));
 }
 
-/// Indexes an entry, near this place.
+/// Indexes an entry, in a slot near this one.
 fn insert(
     index: &mut Index<Handle>,
     place: Option<Slot>,
@@ -231,7 +231,7 @@ fn insert(
     entry.set_indexed(index.insert_near(place, incoming(entry, cost(entry), tags, facts)));
 }
 
-/// Makes a new entry, in the index in the place of the old one.
+/// Makes a new entry and indexes it, in the slot of the visible old entry if there is one.
 #[inline(always)]
 fn place(
     index: &mut Index<Handle>,
@@ -253,7 +253,7 @@ fn place(
     new
 }
 
-/// An entry that is not visible is about to be replaced: its index, if one holds it, forgets it.
+/// Removes an entry that is not visible, and is about to be replaced, from the index that holds it, if any.
 #[cold]
 fn forget_gone(state: &mut State, db: u32, old: Entry<'_>) {
     if let Some((holder, slot)) = state.database_of(old, Some(db)) {
@@ -269,7 +269,7 @@ fn indexed(key: &Key) -> Option<(Entry<'_>, Slot)> {
     Some((entry, entry.slot()?))
 }
 
-/// Sees that a key of the context's database, unless it holds another type, holds an entry that is gone, here as elsewhere.
+/// Makes a key of the context's database hold a gone entry, as on other nodes, unless it holds another type.
 pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u64>) {
     let db = ctx.db();
     let mut key = ctx.open(name, Mode::Upkeep);
@@ -281,27 +281,27 @@ pub(crate) fn hold_gone(ctx: &Context<'_>, name: Str<'_>, deadline_ms: Option<u6
         (content.parts.created_ms, content.parts.has_ttl) = (now_ms(), deadline_ms.is_some());
         put(db, &mut key, name, |_, _| Some((content, None, ())));
     }
-    // What was there is not reclaimed yet, or was refused there when it arrived, and is not known to be gone here.
+    // An entry that was there is not reclaimed yet, or the sender refused it on its arrival. Here it may be visible.
     drop_entry(db, &key);
     drop(key);
     reclaim::arm(ctx);
 }
 
-/// Makes the entry of an open key gone because it arrived too late, and sees that replicas drop it, too.
+/// Makes the entry of an open key gone because it arrived too late, and has replicas drop it, too.
 pub(crate) fn refuse(ctx: &Context<'_>, db: u32, key: &Key, name: Str<'_>) {
     drop_entry(db, key);
     state::with(|state| state.refused.push((db, name.bytes().into())));
     reclaim::arm(ctx);
 }
 
-/// The entry of an open key may have been refused by this node's primary ([`Lateness::Doubtful`]).
+/// Marks the entry of an open key as doubted: this node's primary may have refused it ([`Lateness::Doubtful`]).
 pub(crate) fn doubt(db: u32, key: &Key) {
     if let Some((_, slot)) = indexed(key) {
         state::index(db, |index| _ = index.marks.doubted.insert(slot.0));
     }
 }
 
-/// The primary, or the log, shows that the entry of an open key was not refused there: nor is it here.
+/// The primary or the log shows that it did not refuse the entry of an open key, so this node accepts it as well.
 pub(crate) fn accept(db: u32, key: &Key) {
     let Some((entry, slot)) = indexed(key) else {
         return;
@@ -310,7 +310,7 @@ pub(crate) fn accept(db: u32, key: &Key) {
         let is_refused = index.marks.doubted.contains(slot.0)
             && index.holds(slot, entry.handle())
             && index.is_gone(slot);
-        // What comes with a slot was not refused at its old node.
+        // A command that comes with a hash slot shows only that the old node did not refuse the entry.
         if !is_refused || propagation::is_coming(entry.key()) {
             return;
         }
@@ -332,13 +332,13 @@ fn drop_entry(db: u32, key: &Key) {
     }
 }
 
-/// Makes all entries of a database gone, which is no invalidation: its clock stays.
+/// Makes all entries of a database gone. This is no invalidation: the database's clock stays.
 pub(crate) fn empty(db: u32) {
     change(db, || state::index(db, Index::flush));
 }
 
-/// Changes when the entry of an open key expires, and its grace. The grace is a part of the allocation, so for another
-/// one the entry is built anew. An entry that is stale by a soft invalidation and loses its grace is gone.
+/// Changes the deadline and the grace of the entry of an open key. The grace is part of the allocation, so a changed
+/// grace takes a new entry. An entry that is stale by a soft invalidation and loses its grace is gone.
 pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<u64>) {
     let Some((entry, slot)) = indexed(key) else {
         return;
@@ -362,7 +362,7 @@ pub(crate) fn retime(db: u32, key: &mut Key, grace_ms: u64, deadline_ms: Option<
     key.set_deadline_ms(deadline_ms);
 }
 
-/// Indexes the entry of an open key, or the one that is to take its place, which it then does.
+/// Indexes the entry of an open key, or its replacement `new`, which it then stores under the key.
 fn exchange<R>(
     db: u32,
     key: &mut Key,
@@ -393,7 +393,7 @@ pub(crate) fn retag(db: u32, key: &Key, tags: &[&[u8]]) {
     });
 }
 
-/// Takes the entry of an open key out. Ends in [`unlinked`].
+/// Removes the entry of an open key from the keyspace, which ends in [`unlinked`].
 pub(crate) fn take(db: u32, key: &mut Key) {
     change(db, || {
         state::with(|state| state.removing = true);
@@ -405,8 +405,8 @@ pub(crate) fn take(db: u32, key: &mut Key) {
     });
 }
 
-/// An entry leaves the keyspace: takes it out of the index, and keeps what the index knew in case it comes back under
-/// another name.
+/// An entry leaves the keyspace: takes it out of the index. Keeps what the index knew, in case the entry comes back
+/// under another name.
 pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     let Some((db, slot)) = state::with(|state| state.database_of(entry, db)) else {
         return lost_unlinked(entry, db);
@@ -417,7 +417,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
             state.removed_gone = None;
             let (transit, database) = state.transit_and(db);
             let index = &mut database.index;
-            // What the module removes does not come back.
+            // An entry that the module itself removes does not come back.
             if !removing {
                 let facts = index.facts(slot);
                 transit.leaves(entry, db, slot, facts, index.tags(slot));
@@ -435,7 +435,7 @@ pub(super) fn unlinked(entry: Entry<'_>, db: Option<u32>) {
     }
 }
 
-/// An entry that no index knows leaves the keyspace. If it was lost, it was gone, and is so under another name.
+/// An entry that no index knows leaves the keyspace. If an index lost it, it is gone, also under another name.
 fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
     let is_lost =
         |db: &u32| state::with(|state| !state.removing && state.database(*db).index.has_orphans);
@@ -453,7 +453,7 @@ fn lost_unlinked(entry: Entry<'_>, db: Option<u32>) {
     }
 }
 
-/// The index forgets an entry that the keyspace does not hold under its name.
+/// Removes from the index an entry that the keyspace does not hold under the entry's name.
 pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
     change_index(db, |index| {
         if index.holds(slot, handle) {
@@ -464,8 +464,8 @@ pub(super) fn forget(db: u32, slot: Slot, handle: Handle) {
     });
 }
 
-/// An entry that was never unlinked is about to be freed, because of a flush, which took the index away as a whole
-/// before, or in a way that this module does not know: then it must not stay in the index. False if that failed.
+/// An entry that was never unlinked is about to be freed: by a flush, whose event emptied the index before, or in a way
+/// that this module does not know. In the second case the entry must leave the index. Returns false if that failed.
 pub(super) fn freed(entry: Entry<'_>) -> bool {
     let Some(place) = state::try_with(|state| state.database_of(entry, None)) else {
         return false;
@@ -477,7 +477,7 @@ pub(super) fn freed(entry: Entry<'_>) -> bool {
     true
 }
 
-/// An entry has another address.
+/// Records the new address of an entry.
 pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
     if let Some((db, slot)) = place {
         change_index(db, |index| index.moved(slot, new));
@@ -490,14 +490,15 @@ pub(super) fn moved(place: Option<(u32, Slot)>, old: Handle, new: Handle) {
 pub(crate) enum Way {
     /// From an RDB file.
     Loaded,
-    /// By RESTORE, MIGRATE or a slot that migrates.
+    /// By RESTORE, MIGRATE or a hash slot that migrates.
     Restored,
-    /// Within this server: RENAME, or MOVE and COPY, from this database.
+    /// Within this server, by RENAME, MOVE or COPY, from this database.
     Moved { from: Option<u32> },
 }
 
-/// Indexes the entry that was just loaded for this place, without opening its key. False, and nothing done, if it is not
-/// known to be there, or is gone. Into a database that is not served yet, where no key can be opened, it goes in any case.
+/// Indexes the entry that was just loaded for this place, without opening its key. Returns false, and does nothing, if
+/// it is gone or not known to be there. Databases that are not served yet, whose keys cannot be opened, take it in any
+/// case.
 fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     let db = ctx.db();
     let (loaded, is_staging) = state::with(|state| {
@@ -515,7 +516,7 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
             let passage = std::mem::take(&mut state.transit.arriving);
             let index = &mut state.loaded_database(db).index;
             let has_work = index_arrived(index, None, entry, &passage);
-            state.transit.arriving = passage; // Its buffers are used again.
+            state.transit.arriving = passage; // Reuses its buffers.
             has_work
         })
     };
@@ -528,19 +529,19 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
     true
 }
 
-/// Indexes the entry under this key, if it holds one that is not indexed yet. The server announces each by an event,
-/// after the key is there.
+/// Indexes the entry under this key if it is not indexed yet. The server announces each such entry by an event, after
+/// the key exists.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let may_be_loaded = |state: &mut State| state.is_staging() || !state.judges_loaded;
     if way == Way::Loaded && state::with(may_be_loaded) && adopt_loaded(ctx, name.bytes()) {
         return;
     }
-    // A copy, because the "loaded" event passes a name that lies on the server's stack, and opening a key retains it.
+    // A copy, because "loaded" passes a name that lies on the server's stack, and opening a key retains the name.
     let name = OwnedStr::new(name.bytes());
     let name = name.as_str();
     let mut key = ctx.open(name, Mode::Upkeep);
     let (Some(entry), Some(db)) = (key.entry(), key.db()) else {
-        // A native value stands there: if that expires later, it is not the entry that it replaced.
+        // The key holds a native value. Its expiry must not be taken for that of the entry that it replaced.
         return state::with(|state| state.transit.clear());
     };
     let (slot, handle) = (entry.slot(), entry.handle());
@@ -552,12 +553,12 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
         return look_for_orphans(ctx, db);
     };
     let facts = passage.facts;
-    // Redis 8.6 looks at what RESTORE has made after this event: a payload that is gone stays until it is reclaimed. Of what this
-    // node refused, only its primary says that it is to leave.
+    // Redis 8.6 looks at the restored value after this event, so a gone entry stays until it is reclaimed. An entry
+    // that this node refused itself stays until its primary removes it.
     if facts.is_gone && !facts.is_doubted && way != Way::Restored {
         take(db, &mut key);
         if propagation::is_coming(name.bytes()) {
-            // On replicas it may not be gone.
+            // On replicas it is perhaps visible.
             state::with(|state| state.refused.push((db, name.bytes().into())));
             reclaim::arm(ctx);
         }
@@ -573,7 +574,7 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     passage.facts.is_gone = is_refused;
     passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
     let has_ttl = key.deadline_ms().is_some();
-    // RENAME and MOVE: the name is a part of the entry, so it is built anew.
+    // RENAME and MOVE: the name is part of the entry, so a new entry is built.
     let renamed = (entry.key() != name.bytes()).then(|| {
         let parts = entry.parts();
         NewEntry::new(name.bytes(), &Parts { has_ttl, ..parts })
@@ -581,15 +582,15 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let is_gone = exchange(db, &mut key, handle, renamed, |entry| {
         entry.set_has_ttl(has_ttl);
         state::with(|state| {
-            // Where an entry of this name was a moment ago (RENAME, COPY, RESTORE over it), a scan of a tag that both carry
-            // must not miss it: it goes to the same place, or above.
+            // If an entry of this name was there a moment ago (RENAME, COPY, RESTORE over it), this one gets the same
+            // slot or a higher one. Otherwise, a scan of a tag that both carry could miss it.
             let place = state.transit.vacated(db, name.bytes());
             index_arrived(&mut state.database(db).index, place, entry, &passage)
         })
     });
     drop(key);
     state::with(|state| {
-        *state.arriving() = passage; // Its buffers are used again.
+        *state.arriving() = passage; // Reuses its buffers.
         if is_refused && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
@@ -614,17 +615,17 @@ fn index_arrived(
     index.has_backlog() || index.marks.has_soft()
 }
 
-/// Whether one of an arriving entry's tags was invalidated here after it was written.
+/// Whether one of an arriving entry's tags was invalidated here after the entry was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lateness {
     InTime,
-    /// On a replica, and from a log: the primary has refused it if the clocks differ by no more than is allowed for.
+    /// On a replica or from a log: only the allowance for clocks refuses it, so the primary may have refused it.
     Doubtful,
     TooLate,
 }
 
-/// A primary allows for clocks that differ; others judge by the same stamps, without that allowance, and remember what it may
-/// have refused. Why so is in `DESIGN.md` (Entries that arrive).
+/// A primary allows for clocks that differ. Other nodes compare the same stamps without this allowance, and mark the
+/// entries that the primary may have refused. `DESIGN.md` (Entries that arrive) gives the reasons.
 fn lateness(
     is_primary: bool,
     db: u32,
@@ -636,7 +637,7 @@ fn lateness(
         let (origin, facts) = (passage.origin, &mut passage.facts);
         let is_own = match way {
             Way::Restored => origin != 0 && origin == state.origin(),
-            // From another database: what was invalidated here did not reach it there.
+            // From another database: an invalidation in this database did not reach the entry there.
             Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
             Way::Loaded if state.judges_loaded => !facts.is_foreign,
             Way::Moved { .. } | Way::Loaded => return Lateness::InTime,
@@ -648,7 +649,7 @@ fn lateness(
         let is_stale = facts.softness.is_some();
         let created_ms = entry.created_ms();
         let since_ms = state.stamps.written_since_ms(created_ms, !is_own, now);
-        // What takes the allowance away again.
+        // A stamp that is later by the allowance, which cancels it.
         let (allowed_ms, never) = (created_ms + CLOCKS_DIFFER_MS, u64::MAX / 2);
         let allowed_since_ms = state.stamps.written_since_ms(allowed_ms, true, never);
         let history = &state.database(db).history;
@@ -664,7 +665,7 @@ fn lateness(
         let kept_ms = kept_stamp_ms(created_ms, now);
         entry.set_created_ms(kept_ms);
         if !is_primary {
-            // An earlier invalidation that comes from the primary shows that this stamp is in no order with those.
+            // If an invalidation from the primary has an earlier stamp, the two stamps are in no order.
             state.stamps.follow_foreign(kept_ms);
         }
         lateness

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::state::CallsNothingBack;
 use crate::error::Error;
 
-/// A string of the server that lives for `'a`. In memory it is its address alone, so that the server takes a list of them.
+/// A string of the server that lives for `'a`. Its memory is only the address, so the server takes an array of them.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Str<'a> {
@@ -60,12 +60,12 @@ impl OwnedStr {
     }
 
     pub(crate) const fn as_str(&self) -> Str<'_> {
-        // SAFETY: it lives as long as `self`.
+        // SAFETY: the string lives as long as `self`.
         unsafe { Str::from_raw(self.0.inner) }
     }
 }
 
-/// Options of a command, as words: the names of those that have a number, and the numbers.
+/// The options of a command that have a number, as words: name, number.
 pub(crate) fn options(numbers: &[(&[u8], Option<u64>)]) -> SmallVec<[OwnedStr; 10]> {
     let given = numbers.iter();
     let given = given.filter_map(|&(name, number)| Some((name, number?)));
@@ -80,7 +80,7 @@ pub(crate) struct Args<'a> {
     argv: &'a [Str<'a>],
 }
 
-/// Room for arguments as bytes: without an allocation where there are few.
+/// Storage for arguments as bytes, without an allocation if there are few.
 #[derive(Debug)]
 pub(crate) struct Words<'a> {
     few: [MaybeUninit<&'a [u8]>; 16],
@@ -98,24 +98,24 @@ impl Words<'_> {
 
 impl<'a> Args<'a> {
     /// # Safety
-    /// `argv` must point to `argc` strings, the name at least, that live for `'a`.
+    /// `argv` must point to `argc` strings, at least the command's name, that live for `'a`.
     pub(crate) unsafe fn from_raw(argv: *mut *mut raw::RedisModuleString, argc: c_int) -> Self {
         // SAFETY: by the caller's promise.
         let argv = unsafe { std::slice::from_raw_parts(argv.cast(), argc as usize) };
         Self { argv }
     }
 
-    /// All of them, the name first.
+    /// All words, the name first.
     pub(crate) const fn all(self) -> &'a [Str<'a>] {
         self.argv
     }
 
-    /// How many, the command's name not counted.
+    /// The number of arguments, without the command's name.
     pub(crate) const fn len(self) -> usize {
         self.argv.len() - 1
     }
 
-    /// The only argument; anything else is a wrong number of arguments.
+    /// The only argument. Another number of arguments is [`Error::WrongArity`].
     pub(crate) fn only(self) -> Result<Str<'a>, Error> {
         self.exactly::<1>().map(|[only]| only)
     }
@@ -125,18 +125,18 @@ impl<'a> Args<'a> {
         args.ok_or(Error::WrongArity)
     }
 
-    /// The first argument, and those behind it; none is a wrong number of arguments.
+    /// The first argument, and those after it. Without arguments, [`Error::WrongArity`].
     pub(crate) fn split_first(self) -> Result<(Str<'a>, Self), Error> {
         let [_, argv @ ..] = self.argv else {
             return Err(Error::WrongArity);
         };
         let first = *argv.first().ok_or(Error::WrongArity)?;
-        Ok((first, Self { argv })) // For those behind it, it stands where the name does.
+        Ok((first, Self { argv })) // It stands in the place of their name.
     }
 
-    /// Each of them as the only one.
+    /// Each argument as the only one.
     pub(crate) fn each(self) -> impl Iterator<Item = Self> {
-        // The one before it stands where the name does.
+        // The argument before it stands in the place of the name.
         self.argv.windows(2).map(|argv| Self { argv })
     }
 
@@ -144,9 +144,9 @@ impl<'a> Args<'a> {
         self.argv.get(1..).unwrap_or_default().iter().copied()
     }
 
-    /// The arguments as bytes, for a parser; fewer than `at_least` is a wrong number of arguments.
+    /// The arguments as bytes, for a parser. Fewer than `at_least` are [`Error::WrongArity`].
     ///
-    /// They are put into the caller's storage, which is too large to be moved out of here at every command.
+    /// They are written to the caller's storage, which is too large to be moved out of here for every command.
     #[inline(always)]
     pub(crate) fn words<'w>(
         self,

@@ -1,35 +1,35 @@
-//! What the index knew of an entry while the entry is not indexed (`DESIGN.md`, Entries and the keyspace). RESTORE and COPY
-//! remove an old value in between, hence two places.
+//! Keeps what the index knew of an entry while the entry is not indexed (`DESIGN.md`, Entries and the keyspace).
+//! RESTORE and COPY remove an old value meanwhile, hence two places.
 
 use crate::engine::{Facts, Slot};
 use crate::entry::{Entry, Handle};
 
-/// The entries that were loaded or copied last, and unlinked last.
+/// The entry that was loaded or copied last, and the last two that were unlinked.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
     pub(super) arriving: Passage,
-    /// The last one first. Of the one before, only its place matters: RENAME vacates that of the new name, then that of the
-    /// old.
+    /// The last one first. Only the place of the one before it matters: RENAME vacates first the place of the new name,
+    /// then that of the old name.
     leaving: [Passage; 2],
 }
 
-/// An entry on its way. This is written for every expiry and eviction, hence the buffers that are used again.
+/// An entry in transit. Written at every expiry and eviction, so it reuses its buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Passage {
     entry: Option<Handle>,
     pub(crate) facts: Facts,
     /// The node that saved it, if it was loaded ([`super::state::State::origin`]); 0 if that is not known.
     pub(crate) origin: u32,
-    /// Its tags one behind the other, and where each ends.
+    /// Its tags, joined, and where each ends.
     tags: Vec<u8>,
     ends: Vec<usize>,
-    /// Where an entry that was loaded is about to be, or one that left was: database and key, and the slot that it had.
+    /// The place of a loaded entry, or the former place of one that left: database, key, and the slot that it had.
     place: Option<u32>,
     key: Vec<u8>,
     slot: Slot,
 }
 
-/// Puts bytes into a buffer that is used again and again, and does not keep a large one for small contents.
+/// Puts bytes into a buffer that is reused, and does not keep a large buffer for small contents.
 fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
     const KEPT: usize = 1024;
     if buffer.capacity() > KEPT && bytes.len() <= KEPT {
@@ -40,7 +40,7 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Passage {
-    /// Remembers an entry that is on its way, of one that is loaded only to which place, if that may be relied on.
+    /// Remembers an entry in transit. A loaded entry has a place only if this place is reliable.
     pub(crate) fn set<T: AsRef<[u8]>>(
         &mut self,
         entry: Handle,
@@ -60,7 +60,7 @@ impl Passage {
         }
     }
 
-    /// The database of an entry that was loaded, and was not announced yet.
+    /// The database of an entry that was loaded and not announced yet.
     pub(super) const fn awaited(&self) -> Option<u32> {
         if self.entry.is_some() {
             self.place
@@ -80,8 +80,9 @@ impl Passage {
 }
 
 impl Transit {
-    /// The entry that was loaded last, if it was for this place, and is visible, or may be gone. The server announces each right
-    /// after it was loaded, or drops it without a word; so the last one is in the keyspace if its place is announced.
+    /// The entry that was loaded last, if it was for this place and is visible or may be gone. The server announces
+    /// each entry right after its load, or drops it without an event. So if this place is announced, the keyspace holds
+    /// the entry.
     pub(crate) fn loaded(&mut self, db: u32, key: &[u8], may_be_gone: bool) -> Option<Handle> {
         let passage = &mut self.arriving;
         let is_meant = may_be_gone || !passage.facts.is_gone;
@@ -101,7 +102,7 @@ impl Transit {
         let place = Some((db, entry.key()));
         self.leaving[0].set(entry.handle(), facts, tags, place);
         self.leaving[0].slot = slot;
-        // One that was loaded and dropped at once (RESTORE of an expired key) may have had this address.
+        // An entry that was loaded and dropped at once (RESTORE of an expired key) may have had this address.
         if self.arriving.entry == Some(entry.handle()) {
             self.arriving.entry = None;
         }
@@ -115,25 +116,25 @@ impl Transit {
         }
     }
 
-    /// Forgets the entry that left, though not its place: it was removed by the module itself, or counted, so that no
-    /// later event is taken for one of it.
+    /// Forgets the entry that left, but not its place. The module itself removed it, or it was counted: no later event
+    /// is to be taken for one about it.
     pub(crate) fn clear(&mut self) {
         self.leaving[0].entry = None;
     }
 
-    /// What is known of this entry, if it is on its way; afterwards it is not any more.
+    /// Returns what is known of this entry if it is in transit, and ends its transit.
     pub(crate) fn end(&mut self, entry: Handle) -> Option<Passage> {
         let mut both = [&mut self.arriving, &mut self.leaving[0]].into_iter();
         let passage = both.find(|passage| passage.entry == Some(entry))?;
         passage.entry = None;
         let mut ended = std::mem::take(passage);
-        // The place is known for longer.
+        // The place stays known.
         (passage.place, passage.slot) = (ended.place.take(), ended.slot);
         std::mem::swap(&mut passage.key, &mut ended.key);
         Some(ended)
     }
 
-    /// The database that the entry left, if this was its name, and whether it was gone then.
+    /// The database that the entry left, if this was its name, and whether the entry was gone then.
     pub(crate) fn left(&self, key: &[u8]) -> Option<(u32, bool)> {
         let last = &self.leaving[0];
         let is_it = last.entry.is_some() && last.key == key;
