@@ -20,14 +20,20 @@ pub(crate) fn run<R: 'static>(
     } else {
         Duration::MAX
     };
-    if let Some(result) = slice(&mut step, budget) {
-        reply(ctx, result);
-        return;
+    let mut result = slice(&mut step, budget);
+    if result.is_none() {
+        // SAFETY: the context is that of a command that may block. There are no callbacks and no time-out. The handle
+        // lives until `RedisModule_UnblockClient`, which `go_on` calls once.
+        let client = unsafe { api!(RedisModule_BlockClient(ctx.as_raw(), None, None, None, 0)) };
+        if !client.is_null() {
+            return ctx.after(1, move |ctx| go_on(ctx, step, reply, client));
+        }
+        // Valkey 8.1 and newer block no client that is subscribed to channels.
+        result = slice(&mut step, Duration::MAX);
     }
-    // SAFETY: the context is that of a command that may block. There are no callbacks and no time-out. The handle lives
-    // until `RedisModule_UnblockClient`, which `go_on` calls once.
-    let client = unsafe { api!(RedisModule_BlockClient(ctx.as_raw(), None, None, None, 0)) };
-    ctx.after(1, move |ctx| go_on(ctx, step, reply, client));
+    if let Some(result) = result {
+        reply(ctx, result);
+    }
 }
 
 pub(super) fn budget() -> Duration {

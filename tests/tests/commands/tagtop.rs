@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tagcache_tests::look::{inspect, wait_reclaimed};
-use tagcache_tests::{RawClient, Reply, Rng, args, call, for_each_engine, on_both_protocols};
+use tagcache_tests::{
+    RawClient, Reply, Rng, args, call, for_all_engines, for_each_engine, on_both_protocols,
+};
 
 use crate::{NOT_AN_INTEGER, SYNTAX};
 
@@ -194,6 +196,33 @@ fn others_are_served_while_hundreds_of_thousands_of_tags_are_looked_at() {
             let exec = client.pipeline(&inside).remove(2);
             assert_eq!(rows(&exec.items()[0]).len(), 7, "at once in a transaction");
         }
+    });
+}
+
+/// Valkey 8.1 and newer let a command of a module wait on no connection that is subscribed, and do not say so to the client.
+#[test]
+fn a_client_that_is_subscribed_is_answered_however_much_there_is_to_look_at() {
+    const MANY: usize = 50_000;
+    for_all_engines(|engine| {
+        let server = tagcache_tests::Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50", "reclaim-inline", "0"])
+            .start();
+        let (mut client, mut subscribed) = (server.raw(), server.raw().resp3());
+        subscribed.send(&["SUBSCRIBE", "channel"]);
+        subscribed.take_push();
+        for what in ["left", "dropped"] {
+            let key = |n| format!("{what}{n}");
+            let set = |n| args!["CACHE.SET", key(n), "v", "TAGS", 2, what, key(n)];
+            client.pipeline(&(0..MANY).map(set).collect::<Vec<_>>());
+        }
+        call!(client, "CACHE.GET", "left7");
+        let top = call!(subscribed, "CACHE.TOP", 1);
+        assert_eq!(top.items()[0].items()[0], Reply::bulk("left7"));
+        assert_eq!(tagtop(&mut subscribed, "CACHE.TAGTOP LIMIT 2").len(), 2);
+        call!(client, "CACHE.INVALIDATE", "dropped");
+        let stats = call!(subscribed, "CACHE.STATS");
+        assert_eq!(stats.field("entries"), Reply::Int(MANY as i64));
     });
 }
 
