@@ -97,7 +97,7 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
             TRIM if trimmed() != 0 => trim(ctx, what),
-            // The number of the first means slot migrations in Valkey 9.
+            // The number of the first event means slot migrations in Valkey 9.
             TRIM | raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
                 // SAFETY: the data is that of the event.
                 unsafe { propagation::slot_migrates(event.id == TRIM, what, data) };
@@ -294,7 +294,7 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
         state.removed_gone = None;
-        state.judges_loaded = false; // Valkey 9.1 flushes after the start of what DEBUG RELOAD loads.
+        state.judges_loaded = false; // Valkey 9.1 flushes after the start of DEBUG RELOAD's load.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());
         numbers.into_iter().map(take).unzip()
