@@ -396,7 +396,7 @@ fn stamp(state: &mut State, db: u32, asked: &Options<'_>, origin: Origin) -> (u6
     (kept_ms, true, lateness)
 }
 
-/// After [`store`]: ends the key's lease, and reports the change to the clients that wait for the key, watch it, or
+/// After [`store()`]: ends the key's lease, and reports the change to the clients that wait for the key, watch it, or
 /// track it.
 #[inline(always)]
 pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>, written: &Written) {

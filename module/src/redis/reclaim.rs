@@ -147,7 +147,7 @@ fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, (Handle, OwnedStr))
 /// (Redis 8, Valkey 8) look for every key in the hash slot of the running command's keys, so a command cannot reach any
 /// others.
 pub(crate) fn help(ctx: &Context<'_>, db: u32) {
-    // Not inside MULTI or a script: the effect of its own invalidations on such a block must not depend on how far this
+    // Not inside MULTI or a script: the effects of an invalidation inside such a block must not depend on how far this
     // node's reclaiming is, because its replicas run the same block.
     if state::index(db, |index| index.has_backlog()) && !ctx.is_atomic_block() && !ctx.is_cluster()
     {

@@ -272,8 +272,8 @@ fn give_up(ctx: &Context<'_>, waiter: Waiter) {
     });
 }
 
-/// Whether the server attributes what a module reads while it serves a client to that client. A server has this call
-/// exactly if it does: both came with Redis 7.2.
+/// Whether the server counts the reads of a module that serves a client as reads of that client. A server has this call
+/// exactly if it counts so: both came with Redis 7.2.
 fn tracks_on_behalf() -> bool {
     // SAFETY: set once, at the start of loading.
     unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()
