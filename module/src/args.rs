@@ -1,4 +1,4 @@
-//! A cursor over a command's arguments, and what several commands have in common. No other file counts arguments.
+//! A cursor over a command's arguments, and parsers that several commands share. No other file counts arguments.
 
 use std::ops::RangeInclusive;
 
@@ -51,7 +51,7 @@ impl<'a> Cursor<'a> {
         self.take().map(Word::of)
     }
 
-    /// Passes over so many arguments, or all that are left.
+    /// Skips this many arguments, or all that are left.
     pub(crate) fn skip(&mut self, count: usize) {
         self.rest = self.rest.get(count..).unwrap_or_default();
     }
@@ -87,7 +87,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `count tag [tag ...]`, at least so many: none where callers build commands from lists that may be empty.
+    /// `count tag [tag ...]`, at least `at_least`: 0 where callers build commands from lists that may be empty.
     pub(crate) fn next_tags(&mut self, at_least: u64) -> Result<&'a [&'a [u8]], Error> {
         let given = self.next_in(at_least..=u64::MAX)?;
         check_tags(self.next_many(given)?, MAX_TAG_BYTES)
@@ -125,7 +125,7 @@ pub(crate) struct TagLimits {
 }
 
 impl TagLimits {
-    /// The widest that any node may have set: what a primary or a log says was accepted there.
+    /// The widest limits that any node may have set: tags from a primary or a log were accepted there.
     pub(crate) const WIDEST: Self = Self {
         count: MAX_TAGS,
         bytes: MAX_TAG_BYTES,
@@ -218,10 +218,10 @@ pub(crate) fn with_grace(
     }
 }
 
-/// A time to live as a command gave it.
+/// A time to live, as given to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ttl {
-    /// EX, PX: so many ms from now on; `None`: too many to be counted.
+    /// EX, PX: this many ms from now on; `None` if the number overflows.
     In(Option<i64>),
     /// EXAT, PXAT: unix ms.
     At(Option<i64>),
@@ -232,7 +232,7 @@ pub(crate) enum Ttl {
 }
 
 impl Ttl {
-    /// Reads the number behind an option word that means a time; `None` if the word does not.
+    /// Reads the number after an option word that means a time; `None` if the word does not.
     #[inline(always)]
     pub(crate) fn parse(word: Word, cursor: &mut Cursor<'_>) -> Result<Option<Self>, Error> {
         let (unit_ms, is_relative) = match () {
@@ -250,7 +250,7 @@ impl Ttl {
         }))
     }
 
-    /// The moment it means, unix ms. Zero, negative and overflowing times are refused, as SET refuses them.
+    /// The deadline, unix ms. Zero, negative and overflowing times are refused, as SET refuses them.
     pub(crate) fn deadline_ms(
         self,
         now_ms: u64,
@@ -262,7 +262,7 @@ impl Ttl {
         }
     }
 
-    /// The same for an entry that exists: what is before 1970 counts as then, and only overflowing times are refused, as
+    /// The same for an existing entry: a time before 1970 counts as 1970, and only overflowing times are refused, as
     /// EXPIRE refuses them.
     pub(crate) fn new_deadline_ms(
         self,

@@ -16,8 +16,8 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         any |= was.is_some();
     }
     waiting::removed(ctx, db, args.iter());
-    // Also where only gone entries were there: a replica may not have reclaimed them yet, and what follows in a MULTI
-    // block must find the same there.
+    // Also if the keys held only gone entries: a replica may not have reclaimed them yet, and the next commands of a
+    // MULTI block must find the same there.
     if any {
         ctx.replicate_verbatim();
     }
@@ -25,7 +25,7 @@ pub(crate) fn del(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the entry of an open key out, if it holds one. Whether it was visible.
+/// Takes out the entry of an open key, if it holds one. Returns whether the entry was visible.
 fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<bool> {
     key.entry()?;
     let was_visible = store::look(db, &key, now_ms).is_some();
@@ -38,7 +38,7 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) -> Option<bool>
     Some(was_visible)
 }
 
-/// The same as a command of its own, which ends the key's lease.
+/// The same, propagated as CACHE.DEL. Also ends the key's lease.
 pub(super) fn remove(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>) {
     let was = take(ctx, db, key, name);
     waiting::removed(ctx, db, std::iter::once(name));

@@ -15,19 +15,19 @@ use crate::redis::{
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct FetchArgs<'a> {
     lease: Option<Ask>,
-    /// Only the lease that it has is asked for, whatever is there.
+    /// Only the lease that the caller has is asked for, whatever the key holds.
     is_renewal: bool,
-    /// The lease of a fresh value is asked for too.
+    /// A lease is asked for even if the value is fresh.
     is_early: bool,
     wait_ms: Option<u64>,
-    /// Tags that the entry is judged by besides its own.
+    /// Tags that the entry is judged by, in addition to its own.
     tags: &'a [&'a [u8]],
 }
 
 /// The largest token that a caller may choose: an integer of the protocol.
 const MAX_TOKEN: Token = i64::MAX as Token;
 
-/// The longest wait, about 35 years: what is beyond would overflow the server's clock.
+/// The longest wait, about 35 years: a longer one would overflow the server's clock.
 const MAX_WAIT_MS: u64 = 1 << 40;
 
 fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
@@ -69,7 +69,7 @@ fn parse<'a>(words: &'a [&'a [u8]]) -> Result<FetchArgs<'a>, Error> {
 /// `[state, value, pttl, token, tags]`
 #[inline(always)]
 pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
-    // By far the commonest.
+    // By far the most common form.
     if let Ok(name) = args.only() {
         look_up(ctx, name)
     } else {
@@ -77,7 +77,7 @@ pub(crate) fn fetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     }
 }
 
-/// With options. Apart, so that a command without any does not pay for all that this keeps on the stack.
+/// [`fetch`] with options. Kept apart, so that a command without options does not pay for this function's stack.
 #[inline(never)]
 fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let (name, rest) = args.split_first()?;
@@ -121,7 +121,7 @@ fn fetch_as_asked(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends the lease that was granted if a panic keeps the caller from learning its token.
+/// Ends the lease that was granted if the caller does not learn its token because of a panic.
 fn give_back_on_panic(ctx: &Context<'_>, name: Str<'_>, answer: Answer) -> Undo<impl FnMut()> {
     Undo(move || {
         if let Answer::Hit(Some(token)) | Answer::Stale(Some(token)) | Answer::Miss(Some(token)) =
@@ -132,7 +132,7 @@ fn give_back_on_panic(ctx: &Context<'_>, name: Str<'_>, answer: Answer) -> Undo<
     })
 }
 
-/// Has the leases of the database decide.
+/// Lets the leases of the database decide.
 fn decide(
     ctx: &Context<'_>,
     name: Str<'_>,
@@ -150,7 +150,7 @@ fn decide(
     answer
 }
 
-/// Replies to a client that waits what its key holds now. False, and nothing is replied, if it goes on waiting.
+/// Replies to a waiting client with what its key holds now. Returns false, without a reply, if the wait goes on.
 pub(crate) fn look_again(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waiter: Waiter) -> bool {
     let mut storage = Words::new();
     let words = rest.words(0, &mut storage);
@@ -172,18 +172,18 @@ pub(crate) fn look_again(ctx: &Context<'_>, name: Str<'_>, rest: Args<'_>, waite
     answer != Answer::Wait
 }
 
-/// Replies to a client that waits that nothing was found, with the lease that it was given.
+/// Replies MISS to a waiting client, with the lease that was granted to it.
 pub(crate) fn miss(ctx: &Context<'_>, token: Option<Token>) {
     reply(ctx, ctx.db(), None, Answer::Miss(token));
 }
 
-/// `CACHE.MFETCH key [key ...]` → for each key what CACHE.FETCH without options returns, nil for one that holds another
+/// `CACHE.MFETCH key [key ...]` → for each key the reply of CACHE.FETCH without options, or nil if it holds another
 /// type.
 pub(crate) fn mfetch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     for_each_key(ctx, args, fetch)
 }
 
-/// Replies what a key holds, without a word of leases.
+/// Replies with what a key holds, and looks at no leases.
 fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     let key = open(ctx, name, Mode::Read)?;
     let (db, held, sender) = (ctx.db(), key.held(), ctx.sender());
@@ -198,7 +198,7 @@ fn look_up(ctx: &Context<'_>, name: Str<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What may be served of what a key holds, judged by these tags besides the entry's own.
+/// The freshness of what a key holds, by these tags and the entry's own.
 fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
     let Some(held) = key.held() else {
         return Freshness::Gone;
@@ -214,7 +214,7 @@ fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
         match verdict(state, db, entry, slot, tags.iter().copied()) {
             Verdict::Untouched => freshness,
             Verdict::Softened { since_ms, ends_ms }
-                // Its stamp may be ahead of the present.
+                // The stamp may be ahead of the present.
                 if now < since_ms.min(now).saturating_add(entry.grace_ms())
                     && (ends_ms == 0 || now < ends_ms) =>
             {
@@ -225,13 +225,13 @@ fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
     })
 }
 
-/// Replies what was decided: with the value of the open key, where there is one.
+/// Sends the reply that was decided, with the value of the key if it is open.
 fn reply(ctx: &Context<'_>, db: u32, key: Option<&Key>, answer: Answer) {
     let (held, sender) = (key.and_then(Key::held), ctx.sender());
     state::with(|state| send(sender, state.database(db), held, answer));
 }
 
-/// [`reply`] where the database is at hand.
+/// [`reply`] for callers that have borrowed the database.
 #[inline(always)]
 fn send(
     sender: CallsNothingBack<&Context<'_>>,
@@ -285,7 +285,7 @@ pub(crate) fn release(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a lease back, to the next caller that waits: whether it was held.
+/// Gives a lease back, to the next caller that waits. Returns whether it was held.
 fn give_back(ctx: &Context<'_>, name: Str<'_>, token: Token) -> bool {
     let (db, now) = (ctx.db(), monotonic_ms());
     let was_held = state::database(db, |Database { leases, .. }| {

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::redis::sizes::cost;
 use crate::redis::{Args, Context, Mode, now_ms, state, store};
 
-/// `CACHE.INSPECT key` → what is known about an entry, as a map; nil if none is visible.
+/// `CACHE.INSPECT key` → the properties of an entry, as a map; nil if none is visible.
 pub(crate) fn inspect(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let key = open(ctx, args.only()?, Mode::Peek)?;
     let (db, now) = (ctx.db(), now_ms());

@@ -59,8 +59,8 @@ pub(crate) fn flush(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes off an empty first tag and the time behind it, `@` and unix ms, which a primary or a log puts in front of tags. What
-/// else stands there is a tag, and the empty one a mistake.
+/// Takes off an empty first tag and the time after it, `@` and unix ms, which a primary or a log puts in front of tags.
+/// Anything else there is a tag, and an empty tag is an error.
 pub(super) fn split_time<'w>(
     ctx: &Context<'_>,
     words: &'w [&'w [u8]],
@@ -76,7 +76,7 @@ pub(super) fn split_time<'w>(
     (None, words)
 }
 
-/// Propagates a command on tags so.
+/// Propagates a command on tags, with its time in the form of [`split_time`].
 pub(super) fn replicate_tags(
     ctx: &Context<'_>,
     command: &str,
@@ -89,7 +89,8 @@ pub(super) fn replicate_tags(
     replicate(ctx, command, (given_ms, at_ms), &stamped, tags);
 }
 
-/// Propagates a command in words that say when it happened, or as it came, if it said so, and to where slots migrate.
+/// Propagates a command with the time when it happened, or as it came if it had that time, and forwards it to the nodes
+/// that hash slots migrate to.
 fn replicate(
     ctx: &Context<'_>,
     command: &str,
@@ -108,7 +109,8 @@ fn replicate(
     }
 }
 
-/// What a node did from which slots come to here, at the time of its own clock, which stamped what arrives as well.
+/// Executes a command that the old node of arriving hash slots forwards, at the time of that node's clock, which also
+/// stamped the entries that arrive.
 pub(super) fn forwarded(
     ctx: &Context<'_>,
     at_ms: u64,
@@ -138,7 +140,7 @@ pub(super) fn forwarded(
     if matches!(what, Invalidation::Everything) {
         waiting::restart(ctx, ctx.db());
     }
-    // From a timer where entries are served: those of other slots cannot be reached here.
+    // A timer does this, unless a log is loaded: keys of other hash slots cannot be reached here.
     reclaim::after_invalidation(ctx, 0);
     Ok(())
 }
@@ -147,10 +149,10 @@ pub(super) fn forwarded(
 struct WhereArgs<'a> {
     condition: Condition<'a>,
     effect: Effect,
-    /// How long they may be stale at most.
+    /// The longest time that entries may be stale.
     limit_ms: Option<u64>,
     is_dry_run: bool,
-    /// From a primary or a log: when it happened.
+    /// When it happened, from a primary or a log.
     at_ms: Option<u64>,
 }
 
@@ -197,7 +199,7 @@ impl<'a> WhereArgs<'a> {
         Invalidation::Where(self.effect, self.condition, limit_ms)
     }
 
-    /// All tags that were given, with what the caller must be allowed to do with them.
+    /// All given tags, with the access that the caller needs to each.
     fn tags(&self) -> impl Iterator<Item = (&'a [u8], Access)> {
         let write = if self.is_dry_run {
             Access::Read
@@ -251,21 +253,21 @@ pub(crate) fn invalidatewhere(ctx: &Context<'_>, args: Args<'_>) -> Result<(), E
     Ok(())
 }
 
-/// Invalidates, now or when a primary or a log says that it happened. Returns how much was dropped, and the stamp.
+/// Invalidates, now or at the time from a primary or a log. Returns how much was dropped, and the stamp.
 fn run(ctx: &Context<'_>, what: Invalidation<'_>, given_ms: Option<u64>) -> (u64, u64) {
     let is_replay = ctx.is_replay();
     change(ctx, what, |state, now, monotonic| match given_ms {
         Some(at) if is_replay => state.follow_invalidation(at),
         Some(at) => at,
         None => {
-            // At once if the clock was set back: what was written before must not seem younger.
+            // Notices at once if the clock was set back: entries written before must not seem younger.
             state.watch_clock(now, monotonic);
             state.stamps_at(now, || monotonic).of_invalidation(now)
         }
     })
 }
 
-/// Invalidates at a time, of which it is told the clocks' readings, and notifies local tiers.
+/// Invalidates at the time that `at` computes from the clocks' readings, and notifies local tiers.
 fn change(
     ctx: &Context<'_>,
     what: Invalidation<'_>,
@@ -283,7 +285,7 @@ fn change(
     (dropped, at)
 }
 
-/// What every command that invalidates ends with: gives memory back, and replies.
+/// The end of every command that invalidates: reclaims, and replies.
 fn finish(ctx: &Context<'_>, dropped: u64) {
     reclaim::after_invalidation(ctx, dropped);
     ctx.reply_integer(dropped as i64);

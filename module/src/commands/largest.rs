@@ -1,8 +1,8 @@
-//! The largest of what a command looks at one by one.
+//! The largest numbers among those that a command looks at one by one.
 
 use std::collections::BTreeSet;
 
-/// A number and what has it.
+/// A number and the name that has it.
 pub(super) type Named = (u64, Box<[u8]>);
 
 /// The largest numbers so far, `most` at most.

@@ -1,4 +1,4 @@
-//! One file a command, or a small family. The reference of each is its page in `docs/src/commands`.
+//! One file per command or small family. The reference of each command is its page in `docs/src/commands`.
 
 pub(crate) mod clock;
 pub(crate) mod del;
@@ -41,8 +41,8 @@ pub(crate) fn open(ctx: &Context<'_>, name: Str<'_>, mode: Mode) -> Result<Key, 
     Ok(key)
 }
 
-/// Replies for each key what a command for that key alone does, and nil where it fails, which counts as a miss: here it is
-/// no error.
+/// Replies for each key as the command does for that key alone, and nil where it fails. Here that is no error, and
+/// counts as a miss.
 pub(crate) fn for_each_key(
     ctx: &Context<'_>,
     args: Args<'_>,
@@ -62,8 +62,8 @@ pub(crate) fn for_each_key(
     Ok(())
 }
 
-/// The visible entry of an open key, to be changed. What a primary or a log says happened to one, also where this node's
-/// time says otherwise.
+/// The visible entry of an open key, to be changed. A change from a primary or a log applies even if the entry is no
+/// longer visible by this node's clock.
 pub(crate) fn visible<'k>(
     ctx: &Context<'_>,
     db: u32,
@@ -79,8 +79,8 @@ pub(crate) fn visible<'k>(
     store::look(db, key, || judged_at)
 }
 
-/// The slot of an entry, and what may be served of it. For reads: that the slot is this entry's is not looked up, since
-/// a slot of another database would at most count a hit for another entry. What changes something uses `store::look`.
+/// The slot of an entry, and its freshness. Only for reads: this does not check that the slot is this entry's, because
+/// a slot of another database would at most count a hit for another entry. Changes use `store::look`.
 #[inline(always)]
 pub(crate) fn read(
     database: &Database<Handle>,
@@ -98,7 +98,8 @@ pub(crate) fn tags_of(db: u32, slot: Slot) -> Vec<Vec<u8>> {
     state::index(db, |index| index.tags(slot).map(<[u8]>::to_vec).collect())
 }
 
-/// What became of an indexed entry, had it carried these tags since it was written. O(tags).
+/// The effect that past invalidations would have on an indexed entry if it had carried these tags since it was written.
+/// O(tags).
 pub(crate) fn verdict<'t>(
     state: &mut State,
     db: u32,
@@ -114,8 +115,7 @@ pub(crate) fn verdict<'t>(
     state.database(db).history.of_entry(tags, since_ms)
 }
 
-/// Whether an entry in a slot that is in use can be seen, as far as the index tells: it was not invalidated, or its grace
-/// is not over.
+/// Whether the entry in a used slot is visible by the index alone: it was not invalidated, or its grace is not over.
 pub(crate) fn is_visible(index: &Index<Handle>, slot: Slot, now_ms: u64) -> bool {
     let (entry, no_deadline) = (entry_in(index, slot), || None);
     let (handle, grace_ms) = (entry.handle(), entry.grace_ms());

@@ -7,7 +7,7 @@ use crate::redis::{Args, Context, Mode, Words, propagation, reclaim};
 
 const COMMAND: &str = "cache.mset";
 
-/// How many keys there are, each with its value.
+/// The number of keys, each with its value.
 fn count_keys(cursor: &mut Cursor<'_>) -> Result<usize, Error> {
     let keys = cursor.next_in(1..=u64::MAX >> 1)? as usize;
     if keys > cursor.left() / 2 {
@@ -16,7 +16,7 @@ fn count_keys(cursor: &mut Cursor<'_>) -> Result<usize, Error> {
     Ok(keys)
 }
 
-/// What CACHE.MSET was asked: the number of keys, and how all of them are to be written.
+/// The arguments of CACHE.MSET: the number of keys, and how all of them are to be written.
 fn parse<'a>(
     words: &'a [&'a [u8]],
     limits: impl Fn() -> TagLimits,
@@ -59,9 +59,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let mut key = open(ctx, names[at], Mode::Write)?;
         let written = write::store(ctx, db, &mut key, names[at], value, &asked);
         if let Some(written) = written {
-            // One by one: Redis 8.4 and newer, which ask a module where the keys of this command are, ask for that again and
-            // again until the stack is full if it is propagated while a slot migrates away. And at once: a key that is given
-            // twice may have expired when it is met again, which the server propagates.
+            // One by one: if this command is propagated while a hash slot migrates away, Redis 8.4 and newer ask the
+            // module for its keys again and again until the stack is full. And at once: a key that is given twice may
+            // have expired when it is met again, and the server propagates that.
             if !propagation::is_alone() {
                 write::replicate(ctx, &names[at..at + 2], args, &asked, &written);
             }

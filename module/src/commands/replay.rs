@@ -5,11 +5,12 @@ use crate::record::MAX_TIME_MS;
 use crate::redis::state::State;
 use crate::redis::{Args, Context, Words, own, reclaim, state, store};
 
-/// A clock that somebody made up must have room: its next readings are saved, and loaded again.
+/// The highest clock that a client may send: the clock's next readings must have room, and are saved and loaded again.
 const MAX_CLOCK: u64 = 1 << 48;
 
-/// `CACHE.REPLAY EMPTY db`, `HISTORY bytes [TAKEN]`, `SELECTED` and `SLOT unix-ms command key node …` → OK. Internal: what a primary's
-/// stream and an append-only file say beside the commands of the data itself. An administrator may send what a log contains.
+/// `CACHE.REPLAY EMPTY db`, `HISTORY bytes [TAKEN]`, `SELECTED` and `SLOT unix-ms command key node …` → OK. Internal:
+/// the part of a primary's stream or an append-only file that is not commands on the data. An administrator may send
+/// what a log contains.
 pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;
@@ -31,11 +32,11 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             Some(_) => return Err(Error::Syntax),
         };
         cursor.end()?;
-        // A slot that migrates brings that of another node, whose clocks are not this one's. Replicas of the node that it comes
-        // to are sent the slot as it is, so they take from their primary only what that has taken.
+        // A migrating hash slot brings the history of another node, whose clocks are not this one's. Replicas of the new
+        // node receive the slot as it is, so they accept from their primary only a history that it has taken.
         let is_from_elsewhere = ctx.is_replay() && !ctx.is_loading() && !is_taken;
         if !is_from_elsewhere {
-            // First into nothing, so that one that is damaged changes nothing.
+            // First into an empty state, so that a damaged history changes nothing.
             let mut checked = State::default();
             let loaded = checked.load_histories(histories, State::database);
             loaded.ok_or(Error::Syntax)?;
@@ -50,13 +51,13 @@ pub(crate) fn replay(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         return Ok(());
     } else if words[0].eq_ignore_ascii_case(b"SELECTED") {
         cursor.end()?;
-        // Of a client the filter has seen the COPY itself, and another one's may come in between.
+        // For a client, the filter has seen the COPY itself, and another client's command may come in between.
         let db = Some(ctx.db()).filter(|_| ctx.is_replay());
         state::with(|state| state.selected = db);
     } else if words[0].eq_ignore_ascii_case(b"SLOT") {
         let at_ms = cursor.next_in(0..=MAX_TIME_MS)?;
         let (command, _key, node) = (cursor.next()?, cursor.next()?, cursor.next()?);
-        // That node, and its replicas, have done it already. It names none if they are told so as well.
+        // That node and its replicas have executed it already. If they must execute it too, no node is named.
         let names = ctx.cluster_names();
         let mut names = names
             .into_iter()

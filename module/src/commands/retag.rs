@@ -45,7 +45,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         touch::replicate(ctx, name, expires_ms, Some(grace_ms));
     }
     if is_late {
-        // It came with a slot that migrates, from a node where the invalidation came later.
+        // The command came with a migrating hash slot, from a node that executed the invalidation later.
         if ctx.is_import() {
             store::refuse(ctx, db, &key, name);
         } else {
@@ -59,7 +59,7 @@ pub(crate) fn retag(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the entry would be gone if it had carried one of these tags from the beginning: as for one that arrives.
+/// Whether the entry would be gone if it had carried one of these tags from the beginning, as with one that arrives.
 fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
     let carried: HashSet<Vec<u8>> = tags_of(db, found.slot).into_iter().collect();
     let is_new = |tag: &&&[u8]| !carried.contains(**tag);

@@ -60,12 +60,12 @@ fn put(
     asked: &Options<'_>,
 ) {
     let stored = write::store(ctx, db, &mut key, name, value, asked);
-    // By reference: to move it out of here costs each SET a dozen instructions.
+    // By reference: moving it out of here costs each SET a dozen instructions.
     let Some(written) = &stored else {
         ctx.reply_null();
         return;
     };
-    // Before a client that waits may meet the entry, which may have expired: the server propagates that.
+    // Before a waiting client may meet the entry: if that has expired, the server propagates the expiry.
     if write::goes_verbatim(ctx) {
         ctx.replicate_verbatim();
     } else {

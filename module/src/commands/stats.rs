@@ -29,7 +29,7 @@ fn reply(ctx: &Context<'_>, list: Vec<(&'static str, Figure)>) {
     }
 }
 
-/// `CACHE.RESETSTATS` → OK. Sets the counters of the selected database to 0; what is stored and the clock stay. O(1).
+/// `CACHE.RESETSTATS` → OK. Sets the counters of the selected database to 0, and nothing else. O(1).
 pub(crate) fn resetstats(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     args.exactly::<0>()?;
     let db = ctx.db();

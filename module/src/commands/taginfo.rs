@@ -3,7 +3,7 @@ use crate::error::Error;
 use crate::redis::access::{self, Access};
 use crate::redis::{Args, Context, Words, reclaim, state};
 
-/// `CACHE.TAGINFO tag` → what is known about a tag, as a map; nil if it is unknown.
+/// `CACHE.TAGINFO tag` → figures of a tag, as a map; nil if the tag is unknown.
 pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let tag = args.only()?.bytes();
     access::check_tags(ctx, args, &[tag], Access::Read)?;
@@ -31,8 +31,8 @@ pub(crate) fn taginfo(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `CACHE.TAGTIMES tag [tag ...]` → for each tag `[last hard, last soft]`: when it was invalidated last, unix ms; 0: not
-/// in the time that is remembered.
+/// `CACHE.TAGTIMES tag [tag ...]` → for each tag `[last hard, last soft]`: the times of its last invalidations, unix
+/// ms; 0 if that is not remembered.
 pub(crate) fn tagtimes(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut storage = Words::new();
     let words = args.words(1, &mut storage)?;

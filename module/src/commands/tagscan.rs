@@ -44,7 +44,7 @@ pub(crate) fn tagscan(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         });
         (next, names)
     });
-    // Entries whose time is over are still in the index until the server removes them; as in SCAN, nobody sees them.
+    // Expired entries stay in the index until the server removes them. As in SCAN, they are not shown.
     names.retain(|name: &OwnedStr| ctx.exists(name.as_str()));
     ctx.reply_array(2);
     ctx.reply_bytes(next.to_string().as_bytes());

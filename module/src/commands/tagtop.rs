@@ -7,11 +7,11 @@ use crate::redis::{Args, Context, Words, slices, state};
 const DEFAULT_LIMIT: u64 = 10;
 const MAX_LIMIT: u64 = 10_000;
 
-/// Numbers of tags that one step looks at: few, since a look at a large tag of which some entries are gone takes
+/// Numbers of tags that one step looks at: few, because a look at a large tag of which some entries are gone takes
 /// O(entries).
 const STEP: u32 = 8;
 
-/// What tags are ordered by.
+/// The figure by which tags are ordered.
 type Measure = fn(&TagFigures) -> u64;
 
 fn parse(words: &[&[u8]]) -> Result<(Measure, u64), Error> {
@@ -59,7 +59,7 @@ pub(crate) fn tagtop(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Those that were found, as they are now.
+/// The tags that were found, with their present figures.
 fn rows(db: u32, measure: Measure, found: &mut Largest) -> Vec<(Box<[u8]>, TagFigures)> {
     let mut rows: Vec<(Box<[u8]>, TagFigures)> = state::index(db, |index| {
         let known = found.take().filter_map(|(_, tag)| {

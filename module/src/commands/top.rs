@@ -7,10 +7,10 @@ use crate::redis::{Args, Context, OwnedStr, now_ms, own, slices, state};
 
 const DEFAULT_COUNT: u64 = 10;
 
-/// So many expired entries are looked past.
+/// How many expired entries are skipped at most.
 const MANY: usize = 1_024;
 
-/// `CACHE.TOP [count]` → `[[key, hits], ...]`: the entries that answered most reads, most first.
+/// `CACHE.TOP [count]` → `[[key, hits], ...]`: the entries with most hits, most first.
 pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let mut given = args.iter();
     let count = match (given.next(), given.next()) {
@@ -21,8 +21,8 @@ pub(crate) fn top(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     let db = ctx.db();
     let most = state::with(|state| state.config.top_keys);
     let count = count.min(most) as usize;
-    // Entries whose time is over are still in the index until the server removes them; nobody sees them, so more are
-    // looked for until enough are left.
+    // Expired entries stay in the index until the server removes them. They are not shown, so the search goes on until
+    // enough others are found.
     let exists = move |name: &[u8]| {
         let own = own();
         own.select(db);

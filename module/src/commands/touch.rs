@@ -41,7 +41,7 @@ pub(crate) fn touch(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     };
     let grace_ms = given_grace_ms.unwrap_or(found.entry.grace_ms());
     with_grace(new_expiry.filter(|&ms| ms > 0), grace_ms, COMMAND)?;
-    // On a replica the time of what its primary did may be over by now: it expires then.
+    // On a replica, the time that its primary set may be over by now: then the entry expires.
     if new_expiry.is_some_and(|ms| ms <= now) && !ctx.is_replay() {
         remove(ctx, db, key, name);
         ctx.reply_integer(1);

@@ -1,4 +1,4 @@
-//! What CACHE.SET and CACHE.MSET have in common: whether an entry may be written, and with which tags and times.
+//! The common part of CACHE.SET and CACHE.MSET: whether an entry may be written, and with which tags and times.
 
 use crate::args::{Cursor, TagLimits, Ttl, Word, set_once, with_grace};
 use crate::commands::tags_of;
@@ -15,12 +15,12 @@ use crate::redis::{
     propagation, state, waiting,
 };
 
-/// How a value is to be written, as far as the words go.
+/// How a value is to be written, according to the arguments.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Options<'a> {
     pub(super) ttl: Option<Ttl>,
     pub(super) grace_ms: Option<u64>,
-    /// XX and NX: only where an entry is fresh, and only where none is.
+    /// XX (true): only where an entry is fresh. NX (false): only where none is.
     pub(super) where_fresh: Option<bool>,
     /// The lease under which the value was loaded.
     pub(super) token: Option<i64>,
@@ -29,36 +29,36 @@ pub(super) struct Options<'a> {
     pub(super) tags_at: usize,
     pub(super) keeps_tags: bool,
     pub(super) logged: Option<Logged>,
-    /// When it happens, and when the entry expires logically: [`decide_times`].
+    /// When the write happens, and when the entry expires logically: [`decide_times`].
     pub(super) now_ms: u64,
     pub(super) expires_ms: Option<u64>,
 }
 
-/// What a replication stream or a log says of an entry, and no client does.
+/// Options that only a replication stream or a log contains.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Logged {
     /// When it was written first.
     created_ms: Option<u64>,
     hits: Option<u32>,
     soft_since_ms: Option<u64>,
-    /// There is a gone entry under the key, which others have not got.
+    /// The key holds a gone entry that receivers do not have.
     pub(super) is_gone: bool,
 }
 
 impl Logged {
-    /// Whether it says more than when something was written.
+    /// Whether there are more options than the time of the write.
     pub(super) fn is_of_one_key(self) -> bool {
         self.hits.is_some() || self.soft_since_ms.is_some() || self.is_gone
     }
 }
 
 impl<'a> Options<'a> {
-    /// What only a stream or a log says, nothing where a client sent the command.
+    /// A value that only a stream or a log contains; `None` where a client sent the command.
     fn said<T>(&self, what: fn(&Logged) -> Option<T>) -> Option<T> {
         self.logged.as_ref().and_then(what)
     }
 
-    /// Reads them from the last of `count` arguments. In place: there are too many to be moved about at every command.
+    /// Reads the options, the last of `count` arguments. In place: they are too large to be moved at every command.
     #[inline(always)]
     pub(super) fn read(
         &mut self,
@@ -85,8 +85,8 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// Reads an option other than a time or tags, which most commands consist of. The cursor comes back by value, so that
-    /// those who read the others need not keep it in memory.
+    /// Reads an option other than a time or tags, which are the most frequent. Returns the cursor by value, so that
+    /// callers need not keep it in memory.
     #[cold]
     fn read_other(&mut self, word: Word, mut cursor: Cursor<'a>) -> Result<Cursor<'a>, Error> {
         let set = if word.is(b"KEEPTTL") {
@@ -122,7 +122,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The limits of tags: what a primary or a log says was accepted there.
+/// The limits of tags. Tags from a primary or a log were accepted there.
 pub(super) fn limits(ctx: &Context<'_>) -> TagLimits {
     if ctx.is_replay() {
         TagLimits::WIDEST
@@ -131,7 +131,7 @@ pub(super) fn limits(ctx: &Context<'_>) -> TagLimits {
     }
 }
 
-/// Decides the times, and whether the caller may say what it says.
+/// Decides the times, and checks that the caller may use its options.
 #[inline(always)]
 pub(super) fn decide_times(
     ctx: &Context<'_>,
@@ -141,7 +141,7 @@ pub(super) fn decide_times(
     if asked.logged.is_some() && !access::may_replay(ctx) {
         return Err(Error::Syntax);
     }
-    // An entry of an earlier build's file may have a longer one, and is written to logs with it.
+    // An entry of a file from an earlier version may have a longer grace, and is written to logs with it.
     if asked.grace_ms.is_some_and(|ms| ms > MAX_SPAN_MS)
         && !ctx.is_replay()
         && asked.logged.is_none()
@@ -151,7 +151,7 @@ pub(super) fn decide_times(
     let now_ms = now_ms();
     let expires_ms = match asked.ttl {
         Some(ttl) => ttl.deadline_ms(now_ms, command)?,
-        // What a primary or a log says is complete: a default of this node's own must not be added to it.
+        // Times from a primary or a log are complete: this node's own default must not be added.
         None if ctx.is_replay() || asked.logged.is_some() => None,
         None => {
             let default_ttl_ms = state::with(|state| state.config.default_ttl_ms);
@@ -171,13 +171,13 @@ pub(super) struct Written {
     created_ms: u64,
     expires_ms: Option<u64>,
     grace_ms: u64,
-    /// Whether the database may have leases, and gone entries, which is most often neither.
+    /// Whether the database may have leases, and gone entries. Mostly it has neither.
     has_leases: bool,
     pub(super) has_backlog: bool,
 }
 
-/// Puts the entry of this key and value into keyspace and index; `None`, and nothing done, where it may not be written.
-/// O(tags).
+/// Puts the entry of this key and value into keyspace and index. Returns `None`, and does nothing, where it may not be
+/// written. O(tags).
 pub(super) fn store(
     ctx: &Context<'_>,
     db: u32,
@@ -193,7 +193,7 @@ pub(super) fn store(
     let is_replay = ctx.is_replay();
     let origin = asked.said(|said| said.created_ms).map(|at_ms| Origin {
         at_ms,
-        // Another node's slot, or a log, if not this node's own primary or log.
+        // Another node's hash slot, or a log, unless it is this node's own primary or log.
         is_foreign: ctx.is_import() || !is_replay,
         is_in_cluster: ctx.is_cluster(),
         is_coming: propagation::is_coming(name.bytes()),
@@ -219,7 +219,7 @@ pub(super) fn store(
                 (expires_ms, grace_ms) = bounded(expires_ms, grace_ms, until_ms, None);
             }
         }
-        // Only a kept expiry can come to more than what the server takes.
+        // Only a kept expiry can exceed what the server accepts.
         let deadline_ms = expires_ms.map(|ms| (ms + grace_ms).min(i64::MAX as u64));
         database.counters.sets += 1;
         let has_leases = !database.leases.is_empty();
@@ -275,8 +275,9 @@ pub(super) fn kept_tags(db: u32, key: &Key, asked: &Options<'_>) -> Vec<Vec<u8>>
     found.map_or_else(Vec::new, |found| tags_of(db, found.slot))
 }
 
-/// A logical expiry and a grace of a visible entry, within what CACHE.HOLD allows its tags, and a grace no longer than
-/// before if it is stale by a soft invalidation. What a primary or a log says is so already. O(tags) while one is held.
+/// Limits the logical expiry and the grace of a visible entry to what CACHE.HOLD allows its tags. If the entry is stale
+/// by a soft invalidation, its grace becomes no longer than before. Times from a primary or a log are limited already.
+/// O(tags) while a hold lasts.
 pub(super) fn within_holds(
     ctx: &Context<'_>,
     db: u32,
@@ -292,7 +293,7 @@ pub(super) fn within_holds(
         let Database { index, history, .. } = state.database(db);
         let until_ms = history.held_until_ms(index.tags(slot), now_ms);
         let since_ms = index.marks.softness(slot).map(|softness| softness.since_ms);
-        // Nodes that loaded it know of no limit, only when it ends by its grace.
+        // Nodes that loaded the entry do not know the mark's limit, only when the entry ends by its grace.
         let grace_ms = since_ms.map_or(grace_ms, |_| grace_ms.min(entry.grace_ms()));
         until_ms.map_or((expires_ms, grace_ms), |until_ms| {
             bounded(expires_ms, grace_ms, until_ms, since_ms)
@@ -300,8 +301,9 @@ pub(super) fn within_holds(
     })
 }
 
-/// A logical expiry and a grace of which both are over by then. For an entry that is stale by a soft invalidation since some
-/// time, what is left of its grace is its life, so that is bounded, and its expiry only as far as the grace behind it demands.
+/// Limits a logical expiry and a grace so that both are over by `until_ms`. An entry that is stale by a soft
+/// invalidation lives only for the rest of its grace. So its grace is limited, and its expiry only as far as the grace
+/// after it requires.
 #[inline(never)]
 fn bounded(
     expires_ms: Option<u64>,
@@ -319,7 +321,7 @@ fn bounded(
     (Some(expires_ms), grace_ms.min(until_ms - expires_ms))
 }
 
-/// Whether the write may happen. A lease under which it may not is over.
+/// Whether the write may happen. If it may not, its lease is over.
 #[inline(never)]
 fn is_allowed(
     database: &mut Database<Handle>,
@@ -332,13 +334,13 @@ fn is_allowed(
     let Some(token) = asked.token else {
         return is_met;
     };
-    // Which tags KEEPTAGS would have kept cannot be told of an entry that is gone, perhaps because one was invalidated.
+    // KEEPTAGS needs the tags of a visible entry. Those of a gone one are not known, and one may have been invalidated.
     let known = freshness != Freshness::Gone || !asked.keeps_tags;
     let (key, tags) = (name.bytes(), known.then(|| asked.tags.iter().copied()));
     database.decide_write(key, token as u64, tags, is_met, monotonic_ms())
 }
 
-/// The times that KEEPTTL keeps, with the grace that was given, if one was.
+/// The times that KEEPTTL keeps, with the new grace if one was given.
 #[cold]
 fn kept_times(held: Option<Held<'_>>, asked: &Options<'_>) -> (Option<u64>, u64) {
     let expires_ms = held.and_then(|(entry, deadline)| kept_expiry(deadline, entry));
@@ -348,23 +350,23 @@ fn kept_times(held: Option<Held<'_>>, asked: &Options<'_>) -> (Option<u64>, u64)
 
 /// The logical expiry of the entry of an open key.
 pub(super) fn kept_expiry(deadline: Deadline<'_>, entry: Entry<'_>) -> Option<u64> {
-    // After a native EXPIRE to less than the grace, that is no time at all; 0 could not be sent to a replica.
+    // After a native EXPIRE to less than the grace, the difference is negative; 0 could not be sent to a replica.
     let deadline_ms = deadline.ms();
     deadline_ms.map(|ms| ms.saturating_sub(entry.grace_ms()).max(1))
 }
 
-/// Where an entry was written that comes with the time of that.
+/// Where an entry was written, for a command that carries the time of the write.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
     at_ms: u64,
     is_foreign: bool,
     is_in_cluster: bool,
-    /// With a slot that migrates to here: on a replica, its primary has marked it as foreign.
+    /// It comes with a hash slot that migrates to here. On a replica, its primary has marked it as foreign.
     is_coming: bool,
 }
 
-/// When an entry was written, whether by another clock, and whether one of its tags was invalidated here since. From a primary
-/// or a log, it may be of a slot that migrated there, and have been refused.
+/// Returns when an entry was written, whether by another clock, and whether one of its tags was invalidated here since
+/// then. An entry from a primary or a log may have come there with a hash slot, and have been refused.
 #[inline(never)]
 fn stamp(state: &mut State, db: u32, asked: &Options<'_>, origin: Origin) -> (u64, bool, Lateness) {
     let (at_ms, is_foreign, is_coming) = (origin.at_ms, origin.is_foreign, origin.is_coming);
@@ -394,10 +396,11 @@ fn stamp(state: &mut State, db: u32, asked: &Options<'_>, origin: Origin) -> (u6
     (kept_ms, true, lateness)
 }
 
-/// After [`store`]: ends the key's lease, and reports the change to those who wait for the key, watch it, or track it.
+/// After [`store()`]: ends the key's lease, and reports the change to the clients that wait for the key, watch it, or
+/// track it.
 #[inline(always)]
 pub(super) fn announce(ctx: &Context<'_>, db: u32, key: Key, name: Str<'_>, written: &Written) {
-    // A client that waits is in the line of a lease.
+    // Each waiting client is in the line of a lease.
     if written.has_leases {
         waiting::written(ctx, db, name);
         waiting::serve_trackers(db, name);
@@ -412,7 +415,7 @@ pub(super) fn goes_verbatim(ctx: &Context<'_>) -> bool {
     propagation::is_alone() || ctx.is_replay()
 }
 
-/// Propagates what happened: CACHE.SET of this key and value, the rest of the arguments follows with absolute times.
+/// Propagates what happened as CACHE.SET: this key and value, then the other arguments with absolute times.
 pub(super) fn replicate(
     ctx: &Context<'_>,
     entry: &[Str<'_>],

@@ -1,8 +1,9 @@
-//! Tags obey key patterns: a user that may not touch a key of that name may not touch the tag.
+//! Tags obey key patterns: a user that may not access a key of that name may not access the tag.
 //!
-//! A user may have selectors, sets of rules that each allow by themselves. As with keys, one and the same set must allow
-//! the command and all of its tags. The server answers for a tag whether *any* set allows it, which is all there is to
-//! know of a user without selectors; others are looked at set by set, in the user's rules as text, which the server keeps.
+//! A user may have selectors: sets of rules that each allow by themselves. As with keys, one and the same set must
+//! allow the command and all of its tags. The server reports for a tag only whether *any* set allows it, which is
+//! enough for a user without selectors. For other users, this module checks each set in the user's rules as text, which
+//! the server keeps.
 
 use std::ffi::{CString, c_int};
 
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 use super::{Args, Context, OK, OwnedStr, Str};
 use crate::error::Error;
 
-/// What is to be done with a tag.
+/// The access to a tag that a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Access {
@@ -20,10 +21,10 @@ pub(crate) enum Access {
     Write = raw::REDISMODULE_CMD_KEY_DELETE,
 }
 
-/// What a command reaches.
+/// The entries that a command reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Entries that carry the tags that it names.
+    /// Entries that carry the tags in the arguments.
     Tags,
     /// Any entry.
     Everything,
@@ -40,7 +41,7 @@ pub(crate) fn check_tags(
     check_pairs(ctx, args, tags, Reach::Tags)
 }
 
-/// [`check_tags`] for tags of which each is for something else, and for a command that may reach every entry.
+/// [`check_tags`] for tags that need different access, and for a command that may reach every entry.
 pub(crate) fn check_pairs<'t>(
     ctx: &Context<'_>,
     args: Args<'_>,
@@ -65,12 +66,12 @@ pub(crate) fn check_pairs<'t>(
     if rules.text(|text| are_enough(text) || split(text).iter().any(permits)) {
         return Ok(());
     }
-    let any = OwnedStr::new(b"*"); // Without a tag, it was any key that was asked for.
+    let any = OwnedStr::new(b"*"); // Without a tag, the command needs any key.
     Err(rules.refuse(ctx, tags.first().map_or(&any, |(tag, _)| tag)))
 }
 
-/// Whether the caller may say what otherwise only a primary or a log says, such as when an entry was written: those may,
-/// and users that may run CACHE.REPLAY.
+/// Whether the caller may use options that otherwise only a primary or a log uses, such as the time when an entry was
+/// written: primaries, logs, and users that may run CACHE.REPLAY.
 pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
     ctx.is_replay()
         || Rules::of(ctx).is_ok_and(|rules| {
@@ -80,26 +81,26 @@ pub(crate) fn may_replay(ctx: &Context<'_>) -> bool {
         })
 }
 
-/// Whether a caller that has waited may run its command still.
+/// Whether a caller that has waited may still run its command.
 pub(crate) fn may_run(ctx: &Context<'_>, args: Args<'_>) -> bool {
     Rules::of(ctx).is_ok_and(|rules| rules.is_none_or(|rules| rules.permit(args.all())))
 }
 
-/// Tags, and what is to be done with each.
+/// Tags, and the access that is needed to each.
 type Tags = SmallVec<[(OwnedStr, Access); 8]>;
 
 /// The rules of a user, or one set of them.
 struct Rules(*mut raw::RedisModuleUser);
 
 impl Rules {
-    /// Those of the user on whose behalf a command runs; `None` for what no user asked for: the stream of a primary, a log
-    /// being loaded, another module.
+    /// The rules of the user on whose behalf a command runs; `None` if no user asked for it: the stream of a primary, a
+    /// log being loaded, another module.
     fn of(ctx: &Context<'_>) -> Result<Option<Self>, Error> {
         if ctx.is_replay() {
             return Ok(None);
         }
-        // SAFETY: the context is alive; the name is freed, once. Outside of scripts the name is asked for by the
-        // client's number, since Redis 7.0 does not check that the client of a context has a user at all; inside, the
+        // SAFETY: the context is alive; the name is freed, once. Outside of scripts the name is looked up by the
+        // client's number, because Redis 7.0 does not check that the client of a context has a user at all. Inside, the
         // context's client is the script's, which has no number but always the user of its caller.
         unsafe {
             let name = if ctx.is_script() {
@@ -121,7 +122,7 @@ impl Rules {
         }
     }
 
-    /// Writes a refusal into ACL LOG, as the server does for a key, which counts it in INFO as well (since 7.2).
+    /// Writes a refusal into ACL LOG, as the server does for a key. Since 7.2 the server counts it in INFO as well.
     fn refuse(&self, ctx: &Context<'_>, object: &OwnedStr) -> Error {
         let (ctx, object) = (ctx.as_raw(), object.as_str().as_raw());
         let reason = raw::RedisModuleACLLogEntryReason_REDISMODULE_ACL_LOG_KEY;
@@ -132,7 +133,7 @@ impl Rules {
         Error::TagNotPermitted
     }
 
-    /// `None` if the server does not take them.
+    /// `None` if the server does not accept the rules.
     fn from_text(rules: &[&[u8]]) -> Option<Self> {
         // SAFETY: the user is freed by its drop; each rule is a C string.
         unsafe {
@@ -147,7 +148,7 @@ impl Rules {
         }
     }
 
-    /// Reads all rules, as the server writes them. On servers that do not return them, there are none.
+    /// Reads all rules, in the server's text form. Empty on servers that do not return them.
     fn text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         // SAFETY: the user is alive; the string is freed, once. Looked up because the first servers of 7.0 lack it.
         unsafe {
@@ -184,17 +185,17 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        // SAFETY: made by `of` or `from_text`. Of a user that the server knows this frees the handle alone.
+        // SAFETY: made by `of` or `from_text`. For a user that the server knows, this frees only the handle.
         unsafe { api!(RedisModule_FreeModuleUser(self.0)) };
     }
 }
 
-/// Whether a user's rules, as the server writes them, have some in brackets.
+/// Whether a user's rules, in the server's text form, contain some in brackets.
 fn has_selectors(text: &[u8]) -> bool {
     text.contains(&b'(') && text.windows(2).any(|pair| pair == b" (")
 }
 
-/// The rules taken apart into the user's own and those in brackets.
+/// Splits the rules into the user's own and those in brackets.
 fn split(text: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut sets = vec![Vec::new()];
     for rule in text.split(|&byte| byte == b' ') {
@@ -210,7 +211,7 @@ fn split(text: &[u8]) -> Vec<Vec<&[u8]>> {
     sets
 }
 
-/// Whether a set of rules allows to write every key.
+/// Whether a set of rules allows writing every key.
 fn writes_every_key(rules: &[&[u8]]) -> bool {
     rules
         .iter()

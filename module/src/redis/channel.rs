@@ -1,15 +1,15 @@
 //! The message about an invalidation, for local tiers.
 //!
-//! Its form, version 2, is in `docs/src/messages.md`.
+//! `docs/src/messages.md` describes its form, version 2.
 
 use super::{Context, OwnedStr, state};
 use crate::engine::{Effect, Invalidation};
 
 const VERSION: u8 = 2;
 
-/// Publishes what happened in a database, unless it is loaded. In a cluster the server passes a message on to all nodes,
-/// replicas included, so there only the primary that executed the command publishes. Elsewhere a replica publishes to
-/// its own subscribers.
+/// Publishes an invalidation in a database, unless data is being loaded. In a cluster the server passes a message on to
+/// all nodes, replicas included, so there only the primary that executed the command publishes. Elsewhere a replica
+/// publishes to its own subscribers.
 pub(crate) fn publish(ctx: &Context<'_>, db: u32, clock: u64, what: Invalidation<'_>) {
     if ctx.is_loading() || (ctx.is_cluster() && ctx.is_replica()) {
         return;
@@ -29,7 +29,7 @@ fn encode(lineage: u64, clock: u64, what: Invalidation<'_>) -> Vec<u8> {
         Invalidation::Where(Effect::Stale, ..) => b'w',
         Invalidation::Everything => b'F',
     };
-    // Room for most, so that it need not grow.
+    // Room for most messages, so that the vector need not grow.
     let mut message = Vec::with_capacity(128);
     message.extend([VERSION, kind]);
     message.extend(lineage.to_be_bytes());

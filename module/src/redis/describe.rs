@@ -1,4 +1,4 @@
-//! Telling the server about a command beyond its name: arity, what it does to its keys, ACL categories.
+//! Describes a command to the server beyond its name: arity, use of its keys, ACL categories.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
@@ -9,11 +9,11 @@ use super::load::{Command, Keys};
 use super::{Context, OK};
 use crate::syntax::{self, Arg, Kind};
 
-/// The ACL category of the module's own, on servers that let modules have one.
+/// The module's own ACL category, on servers that let modules have one.
 const CATEGORY: &CStr = c"cache";
 
-/// Makes the category `@cache`, where the server knows categories of modules. It may be there already, left over from a
-/// load that was refused, and there may be too many of them: then the commands go without.
+/// Makes the category `@cache`, on servers that know categories of modules. It may exist already, left over from a load
+/// that was refused. If there are too many categories, the commands go without it.
 pub(super) fn add_category(ctx: &Context<'_>) {
     // SAFETY: the context is that of loading; the function is looked up because older servers lack it.
     unsafe { raw::RedisModule_AddACLCategory.map(|add| add(ctx.as_raw(), CATEGORY.as_ptr())) };
@@ -30,8 +30,8 @@ pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'sta
             Some((first, FindKeys::new_range(last, step, 0)))
         }
         Keys::NumberedPairs => {
-            // Where it would find too few, the server asks the command. Only there: while HOTKEYS counts, Redis 8.6 stops on
-            // an assertion when it asks.
+            // Where the server would find too few keys, it asks the command instead. Only there, because Redis 8.6
+            // stops on an assertion if it asks while HOTKEYS counts.
             if !ctx.finds_numbered_pairs() {
                 flags |= KeySpecFlags::INCOMPLETE;
             }
@@ -94,7 +94,7 @@ impl Pointed {
         self.texts[self.texts.len() - 1].as_ptr()
     }
 
-    /// Null where there are none. The server does not write to them, although it asks for a pointer that would allow it.
+    /// Null if there are no arguments. The server does not write to them, although it takes a mutable pointer.
     fn list(&mut self, args: &[Arg]) -> *mut raw::RedisModuleCommandArg {
         if args.is_empty() {
             return std::ptr::null_mut();

@@ -1,4 +1,4 @@
-//! What the server announces: keys that came and went, flushes, swaps, loading, ticks.
+//! The server's events: keys that came and went, flushes, swaps, loading, ticks.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -41,7 +41,7 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
             return Err("the server refused the subscription to server events");
         }
     }
-    // Servers that do not know it refuse.
+    // Servers that do not know this event refuse.
     subscribe_to(ctx, TRIM);
     if trimmed() != 0 {
         subscribe_to(ctx, raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION);
@@ -49,8 +49,8 @@ pub(super) fn subscribe(ctx: &Context<'_>) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The class of keys that leave with their slot. Redis 8.4 and newer free these on a background thread, without `unlink`,
-/// unless somebody subscribed to the removal of each. Nothing is done on that event itself.
+/// The class of keys that leave with their hash slot. Redis 8.4 and newer free these on a background thread, without
+/// `unlink`, unless a module subscribes to the removal of each. The module does nothing on that event itself.
 fn trimmed() -> c_int {
     // SAFETY: takes nothing.
     let known = unsafe { api!(RedisModule_GetKeyspaceNotificationFlagsAll()) };
@@ -85,7 +85,7 @@ unsafe extern "C" fn on_event(
     let ctx = &unsafe { Context::from_raw(ctx) };
     let done = guard(Place::Event, false, || {
         match event.id {
-            // SAFETY: the data of these is the struct that is meant, alive during the call.
+            // SAFETY: the data of these events is this struct, alive during the call.
             raw::REDISMODULE_EVENT_FLUSHDB => flush(ctx, what, unsafe { read(data) }),
             // SAFETY: as above.
             raw::REDISMODULE_EVENT_SWAPDB => swap(ctx, unsafe { read(data) }),
@@ -97,11 +97,11 @@ unsafe extern "C" fn on_event(
             raw::REDISMODULE_EVENT_FORK_CHILD => fork(ctx, what),
             raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => role(ctx, what),
             TRIM if trimmed() != 0 => trim(ctx, what),
-            // The number of the first one means slot migrations in Valkey 9.
+            // The number of the first event means slot migrations in Valkey 9.
             TRIM | raw::REDISMODULE_EVENT_CLUSTER_SLOT_MIGRATION => {
                 // SAFETY: the data is that of the event.
                 unsafe { propagation::slot_migrates(event.id == TRIM, what, data) };
-                reclaim::arm_if_needed(ctx); // With what was held.
+                reclaim::arm_if_needed(ctx); // For entries that were held until now.
             }
             _ => (),
         }
@@ -115,8 +115,8 @@ unsafe extern "C" fn on_event(
     }
 }
 
-/// The handler of an event panicked. What may have changed the keyspace without naming keys, or the part that this node plays,
-/// leaves no index that can be trusted, and no lease.
+/// The handler of an event panicked. If the event may have changed the keyspace without naming keys, or the role of
+/// this node, no index can be trusted, and all leases end.
 ///
 /// # Safety
 /// The data must be that of the event.
@@ -130,10 +130,10 @@ unsafe fn missed(ctx: &Context<'_>, event: u64, what: u64, data: *mut c_void) {
             let swapped = info.map(|info| [info.dbnum_first as u32, info.dbnum_second as u32]);
             databases.extend(swapped.into_iter().flatten());
         }
-        // Were it a restart, this would be what may lack invalidations.
+        // If this was a restart, the file may lack invalidations.
         raw::REDISMODULE_EVENT_LOADING => state::with(|state| state.drops_loaded = true),
         raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => {
-            // Before it ends, or after it has begun.
+            // The staged indexes exist before the load ends, or after it has begun.
             state::with(|state| state.distrust_staged(0));
             staging(ctx, what);
             state::with(|state| state.distrust_staged(0));
@@ -165,12 +165,12 @@ unsafe extern "C" fn keyspace(
     event: *const c_char,
     key: *mut raw::RedisModuleString,
 ) -> c_int {
-    // The two that are the commonest by far: each SET with a time to live, and each DEL.
+    // The two most frequent events by far: each SET with a time to live, and each DEL.
     // SAFETY: the server passes a C string.
     let is_expire = unsafe { is(event, c"expire") };
     // SAFETY: as above.
     let is_del = || unsafe { is(event, c"del") };
-    // An entry that was removed or overwritten is not what expires or is evicted later.
+    // Once an entry was removed or overwritten, a later expiry or eviction is not about it.
     let is_done = |state: &mut State| {
         state.transit.clear();
         is_expire || (state.removed_gone.is_none() && !state.has_leases())
@@ -182,7 +182,7 @@ unsafe extern "C" fn keyspace(
     OK
 }
 
-/// Whether an event has this name. At the end of the name it ends as well: no byte beyond is looked at.
+/// Whether an event has this name. The comparison ends at the end of the event's name: no byte beyond is read.
 ///
 /// # Safety
 /// It must be a C string.
@@ -201,12 +201,12 @@ unsafe fn rarer(
     event: *const c_char,
     key: *mut raw::RedisModuleString,
 ) {
-    // SAFETY: by the caller's promise. It need not be UTF-8: other modules choose their names.
+    // SAFETY: by the caller's promise. The name need not be UTF-8: other modules choose their own.
     let event = unsafe { CStr::from_ptr(event) }.to_bytes();
     // SAFETY: by the caller's promise.
     let (ctx, key) = unsafe { (Context::from_raw(ctx), Str::from_raw(key)) };
     let done = guard(Place::Event, false, || {
-        // This event is not about what an earlier command removed.
+        // This event is not about the entry that an earlier command removed.
         let gone = state::with(|state| state.removed_gone.take());
         match event {
             b"del" => removed(&ctx, key),
@@ -221,7 +221,7 @@ unsafe fn rarer(
             }
             b"rename_to" => adopt(&ctx, key, Way::Moved { from: None }),
             b"move_to" | b"copy_to" => {
-                // Taken first: what breaks off must leave nothing to the next command.
+                // Taken first: a panic below must leave nothing to the next command.
                 let from = state::with(|state| state.selected.take());
                 let is_copy = event == b"copy_to";
                 let from = is_copy
@@ -249,7 +249,8 @@ unsafe fn rarer(
     }
 }
 
-/// The handler of a keyspace event panicked: no index may know the entry that came, and what was to end a lease did not.
+/// The handler of a keyspace event panicked: no index may know the entry that came, and leases that should have ended
+/// did not.
 fn missed_key(ctx: &Context<'_>, name: Str<'_>) {
     let (db, from) = (ctx.db(), state::with(|state| state.selected.take()));
     state::with(|state| state.distrust_staged(db));
@@ -266,14 +267,14 @@ fn missed_key(ctx: &Context<'_>, name: Str<'_>) {
     }
 }
 
-/// A key was removed by DEL or UNLINK while there are leases: ends its own.
+/// A key was removed by DEL or UNLINK while there are leases: ends the leases of this key.
 fn removed(ctx: &Context<'_>, name: Str<'_>) {
     if let Some(db) = ctx.open(name, Mode::Upkeep).db() {
         waiting::removed(ctx, db, std::iter::once(name));
     }
 }
 
-/// Counts an expiry or eviction, if what left last was a visible entry of this name.
+/// Counts an expiry or eviction, if the entry that left last was visible and had this name.
 fn count_departure(key: Str<'_>, count: impl FnOnce(&mut Counters) + Send) {
     state::with(|state| {
         if let Some((db, was_gone)) = state.transit.left(key.bytes()) {
@@ -293,12 +294,12 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
         state.removed_gone = None;
-        state.judges_loaded = false; // Valkey 9.1 flushes after the start of what DEBUG RELOAD loads.
+        state.judges_loaded = false; // Valkey 9.1 flushes after the start of DEBUG RELOAD's load.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());
         numbers.into_iter().map(take).unzip()
     });
-    // What is being loaded from before the flush must not be written after it.
+    // A value whose load began before the flush must not be written after it.
     for db in numbers {
         waiting::restart(ctx, db);
     }
@@ -307,16 +308,17 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     }
 }
 
-/// Drops what may be large on a background thread. Where no thread can be had, the closure is dropped right here, and what
-/// it holds with it.
+/// Drops a value that may be large on a background thread. If no thread can be started, the closure is dropped right
+/// here, and the value with it.
 fn drop_aside(large: impl Send + 'static) {
     let _ = std::thread::Builder::new()
         .name("tagcache-flush".into())
         .spawn(move || drop(large));
 }
 
-/// A replica with `repl-diskless-load swapdb` loads what its primary sends into databases of its own, and serves those
-/// that it has meanwhile. In the end the server swaps them and frees the old ones, in either case without naming keys.
+/// A replica with `repl-diskless-load swapdb` loads its primary's data into separate databases, and meanwhile serves
+/// those that it has. At the end the server swaps them and frees the old ones, or after a failure the new ones, without
+/// naming keys.
 fn staging(ctx: &Context<'_>, what: u64) {
     match what {
         raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED => state::with(State::stage),
@@ -328,7 +330,7 @@ fn staging(ctx: &Context<'_>, what: u64) {
     }
 }
 
-/// DEBUG can make the server free keys on a background thread all the same, without naming them.
+/// DEBUG can still make the server free keys on a background thread, without naming them.
 fn trim(ctx: &Context<'_>, what: u64) {
     if what == raw::REDISMODULE_SUBEVENT_CLUSTER_SLOT_MIGRATION_TRIM_BACKGROUND {
         // A cluster of Redis has no other database.
@@ -340,7 +342,7 @@ fn trim(ctx: &Context<'_>, what: u64) {
 fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
     let Some(info) = info else { return };
     let dbs = [info.dbnum_first as u32, info.dbnum_second as u32];
-    // Waiting clients wait for a key of the database that they selected, which is another now.
+    // Clients wait for a key of the database that they selected, and that is another database now.
     dbs.into_iter().for_each(waiting::clear);
     state::with(|state| state.swap_databases(dbs[0], dbs[1]));
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
@@ -368,13 +370,14 @@ fn loading(ctx: &Context<'_>, what: u64) {
             // A file that is loaded at the start may lack the last invalidations.
             let is_restart = is_own && !state.has_loaded;
             state.drops_loaded = is_restart && state.config.after_restart == DROP;
-            // DEBUG RELOAD may load an older file, also beside what is there: the later of both clocks and memories hold.
+            // DEBUG RELOAD may load an older file, also beside existing keys: the later of both clocks and histories
+            // hold.
             state.judges_loaded = is_own && state.databases().any(|(_, db)| db.index.len() > 0);
             if state.is_staging() || is_own {
                 return;
             }
-            // What is loaded brings its clocks with it, and takes the place of all that is here: its stamps need not come
-            // after those. A file without any was written at reading 0.
+            // Loaded data brings its own clocks, and replaces all data of this node, so its stamps need not be later
+            // than those here. A file without clocks was written at reading 0.
             state.stamps = Stamps::default();
             for (_, database) in state.databases_mut() {
                 database.clock = 0;
@@ -384,7 +387,7 @@ fn loading(ctx: &Context<'_>, what: u64) {
     } else {
         let now = now_ms();
         state::with(|state| {
-            // Stamps go on after all invalidations that were loaded, as they do after entries.
+            // Stamps continue after all loaded invalidations, as they do after loaded entries.
             let latest_ms = state.databases().map(|(_, db)| db.history.latest_ms());
             let latest_ms = latest_ms.max().unwrap_or(0);
             state.stamps.follow(latest_ms);
@@ -411,8 +414,8 @@ fn loading(ctx: &Context<'_>, what: u64) {
     }
 }
 
-/// DEBUG RELOAD loads nothing that is gone. Of what was refused, replicas still have it, so it must be here as well, gone,
-/// until they are told.
+/// DEBUG RELOAD loads no gone entries. Replicas still have the refused ones, so this node must hold them as well, as
+/// gone, until replicas are notified.
 fn hold_refused() {
     let ctx = own();
     for (db, name) in state::with(|state| state.refused.clone()) {
@@ -436,7 +439,7 @@ fn role(ctx: &Context<'_>, what: u64) {
     propagation::expect_others();
     propagation::no_slot_migrates();
     if what == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
-        // What this node serves from now on may lack the last invalidations of the primary before it.
+        // The data that this node serves from now on may lack the last invalidations of its former primary.
         let now = now_ms();
         state::with(|state| {
             state.begin_lineage(random());
@@ -447,7 +450,7 @@ fn role(ctx: &Context<'_>, what: u64) {
     } else {
         state::with(|state| state.stamps.follow_another());
     }
-    // Leases from before a failover are not good any more.
+    // Leases from before a failover are no longer valid.
     let numbers = state::with(|state| state.numbers());
     numbers.into_iter().for_each(waiting::clear);
 }
@@ -471,9 +474,9 @@ fn cron(ctx: &Context<'_>) {
     let (now, monotonic) = (now_ms(), monotonic_ms());
     state::with(|state| {
         state.watch_clock(now, monotonic);
-        state.has_loaded = true; // The server has started: what it loads from here on is no restart.
-        // What a native command overwrote some time ago is not what expires or is evicted later under its name. Nothing
-        // announces an overwritten key, except to those who pay for a callback with each SET.
+        state.has_loaded = true; // The server has started: no later load is a restart.
+        // A later expiry or eviction is not about an entry of this name that a native command overwrote some time ago.
+        // No event announces an overwritten key, except one that costs a callback for each SET.
         state.transit.clear();
         for (_, database) in state.databases_mut() {
             database.tidy(monotonic);

@@ -1,7 +1,7 @@
-//! While a backlog exists: no command meets a gone key, and memory pressure is met with stale entries first.
+//! Command filter during a backlog: no command meets a gone key, and while memory is short, gone entries leave first.
 //!
-//! Why, and what the filter must not do, is in `DESIGN.md` (Reclaiming). What it cannot see, because a command that EXEC or a
-//! script runs, or one that waited, met a gone key, is announced by [`met_gone`].
+//! `DESIGN.md` (Reclaiming) describes why, and what the filter must not do. It cannot see commands that EXEC or a
+//! script runs, or that waited. If one of these meets a gone key, [`met_gone`] announces it.
 
 use std::ffi::{CStr, c_int};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,14 +15,14 @@ use super::{Context, Mode, OwnedStr, Place, Str, guard, own, propagation, reclai
 use crate::args::parse_i64;
 use crate::native::{self, Keys};
 
-/// The part of `maxmemory` from which on commands free stale entries first.
+/// The part of `maxmemory` from which on commands reclaim gone entries first.
 const PRESSURE: f32 = 0.98;
 
 /// How many hash slots a cluster has.
 const SLOTS: usize = 16_384;
 
-/// Notifications of the filter to itself: remove the gone entry under this key; free gone entries while memory is short,
-/// for a slice at most; free what only a command of the primary sees; let the server propagate what has expired.
+/// Notifications of the filter to itself: remove the gone entry under this key; reclaim gone entries while memory is
+/// short, for a slice at most; reclaim entries that only a command of the primary sees; propagate expiries.
 const REMOVE: &CStr = c"tagcache.remove";
 const FREE: &CStr = c"tagcache.free";
 const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
@@ -68,7 +68,7 @@ pub(super) fn register<F: Filter>(ctx: &Context<'_>, flags: u32) -> Registered {
     })
 }
 
-/// Ends a filter that was registered and not ended since.
+/// Ends a filter that is registered.
 pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
     // SAFETY: `register` made it, and it is kept in one place, from which the caller took it out.
     unsafe {
@@ -79,12 +79,13 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
     };
 }
 
-/// A native command met a gone entry, which the filter could not see: it is preceded by the order to hold a gone entry under
-/// this key.
+/// A native command met a gone entry that the filter could not see. In front of the command, the module propagates an
+/// order to hold a gone entry under this key.
 ///
-/// What overwrites the key is announced at once, with the TTL that the command may keep. What removes it may be the
-/// server itself, because the key has expired, and then nothing must be announced, or even a command that fails would
-/// be propagated. Of all others only RENAME and MOVE depend on the key: [`announce_removed`] is called for these.
+/// If the command overwrites the key, this is announced at once, with the TTL that the command may keep. If the key is
+/// removed, the server itself may have done that because the key has expired. Then nothing must be announced, because
+/// otherwise even a command that fails would be propagated. Of all other commands only RENAME and MOVE depend on the
+/// key, and for these [`announce_removed`] is called.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
     if !propagation::may_announce() {
         return;
@@ -99,7 +100,7 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     }
     let deadline = key.deadline_ms();
     drop(key);
-    // Servers that still show the key here show an expired one as well.
+    // Servers that still show the key here also show an expired one.
     if let (Some(deadline), Some(now)) = (deadline, command_time_ms())
         && deadline < now
     {
@@ -108,8 +109,8 @@ pub(super) fn met_gone(db: u32, name: &[u8]) {
     announce_gone(&ctx, name, deadline);
 }
 
-/// Has others hold a gone entry under a key. By a command that names the key, so that the new node of a slot that migrates is
-/// sent it as well.
+/// Makes receivers hold a gone entry under a key. The command names the key, so that the new node of a migrating hash
+/// slot receives it as well.
 fn announce_gone(ctx: &Context<'_>, name: &[u8], deadline: Option<u64>) {
     let at = deadline.map(|ms| ms.to_string());
     let at = at.iter().flat_map(|at| [b"PXAT", at.as_bytes()]);
@@ -117,7 +118,7 @@ fn announce_gone(ctx: &Context<'_>, name: &[u8], deadline: Option<u64>) {
     ctx.replicate_words("CACHE.SET", &words);
 }
 
-/// RENAME or MOVE took a key away: if it is the gone one that was removed just before ([`met_gone`]), that is announced.
+/// RENAME or MOVE took a key away: announces it if it is the gone key that was removed just before ([`met_gone`]).
 pub(super) fn announce_removed(removed: Option<(u32, Vec<u8>)>, name: Str<'_>) {
     let Some((db, _)) = removed.filter(|(_, key)| key == name.bytes()) else {
         return;
@@ -127,7 +128,7 @@ pub(super) fn announce_removed(removed: Option<(u32, Vec<u8>)>, name: Str<'_>) {
     announce_gone(&ctx, name.bytes(), None);
 }
 
-/// Whether memory is so short that gone entries go before anything else.
+/// Whether memory is so short that gone entries are reclaimed before anything else.
 pub(super) fn under_pressure() -> bool {
     memory_used() >= PRESSURE
 }
@@ -141,13 +142,13 @@ fn memory_used() -> f32 {
 /// How many commands pass until the filter looks at the memory again.
 static UNTIL_LOOK: AtomicU32 = AtomicU32::new(0);
 
-/// From the next command on, the filter asks whether it is one that sees what others do not.
+/// Makes the filter check from the next command on whether the command sees an entry that is hidden from others.
 pub(super) fn look_for_hidden() {
     UNTIL_LOOK.store(0, Ordering::Relaxed);
 }
 
-/// Frees what this command should not find, or what it sees and others do not. The next look comes before memory can be
-/// short, if none of the commands until then takes more than what is left above [`PRESSURE`].
+/// Reclaims entries if memory is short, or if the command sees a hidden entry. Memory cannot be short before the next
+/// look if none of the commands until then takes more than the part above [`PRESSURE`].
 #[inline(never)]
 fn free_if_needed(command: &Command<'_>) {
     const REST: f32 = 32.0;
@@ -166,12 +167,12 @@ fn free_if_needed(command: &Command<'_>) {
     }
 }
 
-/// Removes what is gone in front of commands that would meet it.
+/// Removes gone keys before a command that would meet them runs.
 struct Reclaiming;
 
 impl Filter for Reclaiming {
     fn look(command: &Command<'_>) {
-        // Most commands name no key that matters, and pay for nothing else.
+        // Most commands name no key that matters, and cost nothing more.
         match native::keys(command.name.bytes()) {
             Keys::None => {}
             Keys::Set if command.is_plain_set() => {}
@@ -204,7 +205,7 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
                 continue;
             }
             if is_unannounced || reclaim::announces() {
-                // A command of its own: servers send what it propagates when it ends, Redis 7.0 on a notification.
+                // As a command of its own: servers propagate it when it ends, Redis 7.0 on a notification.
                 ctx.unlink(name);
                 state::with(|state| state.expired = true);
             } else {
@@ -227,7 +228,7 @@ impl<'a> Command<'a> {
     /// # Safety
     /// The filter context must be alive for `'a`.
     unsafe fn new(filter: *mut raw::RedisModuleCommandFilterCtx) -> Self {
-        // SAFETY: by the caller's promise. There is always a name.
+        // SAFETY: by the caller's promise. A command always has a name.
         unsafe {
             Self {
                 filter,
@@ -237,20 +238,20 @@ impl<'a> Command<'a> {
     }
 
     pub(super) fn arg(&self, at: c_int) -> Option<Str<'a>> {
-        // SAFETY: the filter context is alive for `'a`, and with it its arguments; null beyond them.
+        // SAFETY: the filter context and its arguments are alive for `'a`; beyond these the result is null.
         unsafe {
             let arg = often!(RedisModule_CommandFilterArgGet(self.filter, at));
             (!arg.is_null()).then(|| Str::from_raw(arg))
         }
     }
 
-    /// The connection that it came on, where the server says so (Redis 7.2 and newer, Valkey).
+    /// The connection that the command came on, where the server provides it (Redis 7.2 and newer, Valkey).
     pub(super) fn client(&self) -> Option<u64> {
-        // SAFETY: the filter context is alive; looked up because Redis 7.0 lacks it.
+        // SAFETY: the filter context is alive; the function is optional because Redis 7.0 lacks it.
         unsafe { raw::RedisModule_CommandFilterGetClientId.map(|client| client(self.filter)) }
     }
 
-    /// Whether there is this word at a place, in any case.
+    /// Whether the argument at a place is this word, in any case.
     pub(super) fn is_at(&self, at: c_int, word: &[u8]) -> bool {
         let arg = self.arg(at);
         arg.is_some_and(|arg| arg.bytes().eq_ignore_ascii_case(word))
@@ -261,7 +262,7 @@ impl<'a> Command<'a> {
         unsafe { often!(RedisModule_CommandFilterArgsCount(self.filter)) }
     }
 
-    /// Whether a SET overwrites what is there, whatever it is.
+    /// Whether a SET overwrites any value, without conditions.
     fn is_plain_set(&self) -> bool {
         let is_time = |word: Str<'_>| native::is_time(word.bytes());
         match self.len() {
@@ -271,7 +272,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Calls `look` with each key that it matters to look at.
+    /// Calls `look` with each key that the command depends on.
     fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'_>)) {
         match keys {
             Keys::None => {}
@@ -300,8 +301,8 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Calls `look` with each key in the slots that Valkey 9 is about to import, where it would stop on an assertion. A replica has
-    /// gone ones, until it has reclaimed them, if its primary reclaimed them before the slot left.
+    /// Calls `look` with each key in the hash slots that Valkey 9 is about to import: it would stop on an assertion if
+    /// it found one. A replica still has gone keys there if its primary reclaimed them before the slot left.
     fn for_each_left(&self, ctx: &Context<'_>, mut look: impl FnMut(Str<'_>)) {
         if !(self.is_at(1, b"syncslots") && self.is_at(2, b"establish") && ctx.is_cluster()) {
             return;
@@ -319,7 +320,7 @@ impl<'a> Command<'a> {
             for &db in &dbs {
                 ctx.select(db);
                 for name in ctx.keys_in_slot(slot) {
-                    // Then it serves them: no import begins, whoever sent this.
+                    // A key that is not gone is served here: no import begins, whoever sent this command.
                     if !is_gone(ctx, name.as_str()) {
                         return;
                     }
@@ -343,7 +344,7 @@ fn is_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     })
 }
 
-/// Whether this command sees the entry that is to be reclaimed next, which others do not.
+/// Whether this command sees the hidden entry that is to be reclaimed next.
 fn shows_hidden(ctx: &Context<'_>) -> bool {
     let hidden = state::with(|state| state.hidden.clone());
     hidden.is_some_and(|(db, name)| {
@@ -352,8 +353,9 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
     })
 }
 
-/// Whether gone entries may be removed: not for what EXEC and scripts run, nor while that is to be announced and cannot be, nor
-/// while a log is loaded, since a notification would move that to another database ([`super::copies`]); clients are refused then.
+/// Whether gone entries may be removed: not for commands that EXEC and scripts run, and not while a removal must be
+/// announced and cannot be. Not while a log is loaded either: a notification would move the load to another database
+/// ([`super::copies`]), and clients are refused then.
 fn may_act() -> bool {
     let flags = Context::server_flags();
     let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
@@ -363,24 +365,24 @@ fn may_act() -> bool {
         && reclaim::may_take()
 }
 
-/// Whether whatever is gone may be removed. Not what is to be announced: the command may be the one that pauses clients, and
-/// with them what is propagated.
+/// Whether any gone entry may be removed. Not while removals must be announced: the command may be the one that pauses
+/// clients, after which nothing may be propagated.
 fn may_free() -> bool {
     !reclaim::announces() && may_act()
 }
 
-/// Has [`on_act`] run inside a notification, of a class that no client can see.
+/// Makes the server run [`on_act`] inside a notification, of a class that no client can see.
 fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
     ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
 }
 
-/// On servers where a notification leaves its database selected ([`super::copies`]): selects that of the context for the client
-/// whose command runs.
+/// For servers where a notification leaves its database selected ([`super::copies`]): selects the context's database
+/// for the client whose command runs.
 pub(super) fn select_again(ctx: &Context<'_>) {
     act(ctx, PROPAGATE, OwnedStr::new(b"").as_str());
 }
 
-/// Does what a notification of the filter says.
+/// Acts on a notification of the filter.
 pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
     if what == REMOVE.to_bytes() {
         reclaim::reclaim_if_gone(ctx, name);

@@ -19,9 +19,9 @@ unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, _for_crash_report: 
             return; // Another section was asked for.
         }
         let now = monotonic_ms();
-        // A crash report may interrupt anything, also what holds the state.
+        // A crash report may interrupt any code, also code that holds the state.
         state::try_with(|state| {
-            // Nobody can be kept waiting here: what is left makes the number of tags too high for a moment.
+            // INFO cannot wait: tags that were not looked at make the number of tags too high for a moment.
             let budget = Duration::from_micros(state.config.reclaim_budget_us);
             let mut look = || {
                 let mut databases = state.databases_mut();

@@ -21,13 +21,13 @@ fn version() -> c_int {
     numbers.fold(0, |version, number: c_int| 100 * version + number)
 }
 
-/// What a command does to the keys among its arguments, for ACL rules and clients.
+/// How a command uses the keys among its arguments, for ACL rules and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Use {
     Nothing = 0,
     Read = raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
-    /// Replaces the value without telling anything of the old one.
+    /// Replaces the value without returning anything of the old one.
     Write = raw::REDISMODULE_CMD_KEY_OW | raw::REDISMODULE_CMD_KEY_UPDATE,
     Change = raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_UPDATE,
     Remove = raw::REDISMODULE_CMD_KEY_RM | raw::REDISMODULE_CMD_KEY_DELETE,
@@ -51,24 +51,24 @@ pub(crate) enum Keys {
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) name: &'static CStr,
-    /// What the server calls; made by `command!`, it ends in the command's body.
+    /// The function that the server calls. It is made by `command!`, and runs the command's body.
     pub(crate) entry: raw::RedisModuleCmdFunc,
     pub(crate) flags: &'static CStr,
     pub(crate) keys: Keys,
     pub(crate) uses: Use,
-    /// Number of arguments, the name included; negative: at least so many.
+    /// Number of arguments, the name included; negative: at least this many.
     pub(crate) arity: c_int,
     /// Its arguments, as the reference writes them.
     pub(crate) syntax: &'static str,
-    /// How a client of a cluster sends it, where keys do not say so.
+    /// How a client of a cluster routes the command, where keys do not decide it.
     pub(crate) tips: Option<&'static CStr>,
-    /// The version in which it appeared.
+    /// The version in which the command appeared.
     pub(crate) since: &'static CStr,
     pub(crate) complexity: &'static CStr,
     pub(crate) summary: &'static CStr,
 }
 
-/// Makes a row of the table of commands: what runs, then the other fields.
+/// Makes a row of the table of commands from the function that runs and the other fields.
 macro_rules! command {
     { run: $body:path, $($fields:tt)+ } => {{
         unsafe extern "C" fn entry(
@@ -84,8 +84,8 @@ macro_rules! command {
 }
 pub(crate) use command;
 
-/// Where the server starts the module: name, version and API; then everything else, which may allocate and therefore
-/// comes after.
+/// The server calls this to start the module. Registers name, version and API; then everything else, which may allocate
+/// and therefore comes after.
 ///
 /// # Safety
 /// Called by the server, which passes its own context and arguments.
@@ -109,15 +109,15 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         if !super::often::look_up() {
             return Err("the server is too old".to_owned());
         }
-        // Words and places of panics stand in the server's log as well.
+        // Message and place of a panic go to the server's log as well.
         std::panic::set_hook(Box::new(|info| log(&info.to_string().replace('\n', " "))));
-        // The server passes null where there are no arguments; a slice must not begin there, however short.
+        // The server passes null where there are no arguments, but even an empty slice must not begin at null.
         let argv = if argc == 0 {
             std::ptr::dangling_mut()
         } else {
             argv
         };
-        // SAFETY: the server passes live arguments; here, all of them are arguments, there is no name before them.
+        // SAFETY: the server passes live arguments; here, all words are arguments, without a name before them.
         let (ctx, args) = unsafe { (Context::from_raw(ctx), Args::from_raw(argv, argc)) };
         let words: Vec<&[u8]> = args.all().iter().map(|arg| arg.bytes()).collect();
         start(&ctx, &config::from_args(&words)?, COMMANDS).map_err(str::to_owned)
@@ -132,8 +132,8 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     }
 }
 
-/// Where a server takes back a load that the module did not refuse. No server unloads the module later: its data type forbids
-/// that.
+/// Called by a server that takes back a load that the module did not refuse. No server unloads the module later,
+/// because its data type forbids that.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case, unreachable_pub, reason = "as above")]
 pub extern "C" fn RedisModule_OnUnload(_ctx: *mut raw::RedisModuleCtx) -> c_int {
@@ -141,7 +141,7 @@ pub extern "C" fn RedisModule_OnUnload(_ctx: *mut raw::RedisModuleCtx) -> c_int 
     OK
 }
 
-/// Gives back all that was made since the load began: the server closes the library next.
+/// Frees everything that was made since the load began, because the server closes the library next.
 fn release() {
     guard(Place::Other, (), || {
         state::end();
@@ -158,12 +158,12 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     context::choose_options(ctx);
     context::probe_modes();
     context::keep_replies();
-    // First of what may be refused: servers keep the data type of a module that is not loaded.
+    // First of the steps that the server may refuse: servers keep the data type of a module that is not loaded.
     register_settings(ctx, config)?;
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
-        // Where its keys are, [`describe`] says.
+        // [`describe`] declares where its keys are.
         // SAFETY: the context is that of loading; the server copies name and flags.
         let created = unsafe {
             api!(RedisModule_CreateCommand(
@@ -183,7 +183,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     }
     propagation::look_again(ctx);
     info::register(ctx);
-    // Last, after all that may be refused: Redis 7.0 keeps subscriptions of a module that it did not load.
+    // Last, after all steps that may be refused: Redis 7.0 keeps subscriptions of a module that it did not load.
     events::subscribe(ctx)?;
     copies::watch(ctx);
     Ok(())
@@ -239,14 +239,14 @@ fn register_settings(ctx: &Context<'_>, config: &Config) -> Result<(), &'static 
             return Err("the server refused a setting");
         }
     }
-    // SAFETY: the context is that of loading. This sets each one to what the configuration file says.
+    // SAFETY: the context is that of loading. This sets each setting to its value in the configuration file.
     if unsafe { api!(RedisModule_LoadConfigs(ctx.as_raw())) } != OK {
         return Err("the configuration file has a bad value for one of the settings");
     }
     Ok(())
 }
 
-/// For the callbacks of numbers and of words, which differ in the type alone.
+/// Callback for settings that are numbers or words; the two differ only in the type.
 unsafe extern "C" fn get_setting<N: TryFrom<i64> + Default>(
     _name: *const c_char,
     data: *mut c_void,
@@ -266,7 +266,7 @@ unsafe extern "C" fn set_setting<N: Into<i64>>(
     _error: *mut *mut raw::RedisModuleString,
 ) -> c_int {
     let value = value.into();
-    // The server has checked the range, and names it where it refuses.
+    // The server has checked the range, and names it in its error.
     guard(Place::Config, ERR, || {
         // SAFETY: as above.
         let setting = unsafe { &*data.cast::<Setting>() };

@@ -1,6 +1,6 @@
-//! Giving back the memory of gone entries, without ever holding the server up.
+//! Reclaims gone entries in slices, without ever holding the server up.
 //!
-//! Who does it, and when, is in `DESIGN.md` (Reclaiming).
+//! `DESIGN.md` (Reclaiming) describes what reclaims them, and when.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::engine::{Database, Effect, Index, Slot, Softened, Step, TagFigures};
 use crate::entry::{Entry, Handle};
 
-/// Entries that each CACHE.SET frees while a backlog exists: more than it adds, so that writers cannot outrun it.
+/// Entries that each CACHE.SET reclaims during a backlog: more than it adds, so that writers cannot outrun reclaiming.
 const HELP: u64 = 4;
 
 /// How often a slice looks at the time.
@@ -30,10 +30,10 @@ const PAUSE_AFTER_PANIC_MS: u64 = 1_000;
 /// How often a replica whose index was emptied searches for entries that it lost.
 const SEARCH_AGAIN_MS: u64 = 1_000;
 
-/// How often a replica in a cluster looks whether it can go on by itself, when what is next has expired.
+/// How often a replica in a cluster looks whether it can go on by itself, if the next gone entry has expired.
 const HIDDEN_MS: u64 = 10;
 
-/// After an invalidation that dropped so much: frees it at once if it is small, else sees that it is done later.
+/// To be called after an invalidation: reclaims what it dropped, at once if that is little, else later.
 pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     let db = ctx.db();
     let is_small = dropped <= state::with(|state| state.config.reclaim_inline);
@@ -43,8 +43,8 @@ pub(crate) fn after_invalidation(ctx: &Context<'_>, dropped: u64) {
     go_on(ctx);
 }
 
-/// Sees that what became gone in the context's database is freed: later, or at once while an append-only file is loaded, which
-/// goes on with commands that, when they were logged, found the keys gone.
+/// Arranges that gone entries of the context's database are reclaimed later. While an append-only file is loaded, they
+/// are reclaimed at once, because the file's next commands found these keys gone when they were logged.
 pub(crate) fn go_on(ctx: &Context<'_>) {
     let (db, now) = (ctx.db(), now_ms());
     if !state::index(db, |index| index.has_work(now)) {
@@ -57,9 +57,9 @@ pub(crate) fn go_on(ctx: &Context<'_>) {
     }
 }
 
-/// Has the server look at each entry of small tags, so that it removes those that have expired or are past their grace
-/// since a soft invalidation: it does so by itself only in time. Answers what of the tags it hides without removing it, as a
-/// replica does. O(tags + entries, of these up to `reclaim-inline`).
+/// Makes the server look at each entry of small tags, so that it removes those that have expired or are past their
+/// grace since a soft invalidation. By itself, it does so only some time later. Returns the figures of entries that it
+/// hides without removing them, as a replica does. O(tags + entries, of these up to `reclaim-inline`).
 pub(crate) fn meet_expired<'t>(
     ctx: &Context<'_>,
     tags: impl Iterator<Item = &'t [u8]>,
@@ -81,13 +81,13 @@ pub(crate) fn meet_expired<'t>(
     hidden
 }
 
-/// Before these tags are invalidated: has the server remove the entries of small ones that have expired or are past their
-/// grace since a soft invalidation, and takes their other entries out if they become gone, which costs less than to find
-/// them again afterwards. Returns how many (entry, tag) pairs were taken. O(tags + entries), of these up to `reclaim-inline`,
-/// and for each entry that is taken O(its tags × log of those given).
+/// To be called before these tags are invalidated. Makes the server remove the entries of small tags that have expired
+/// or are past their grace since a soft invalidation. Takes their other entries out if they become gone, because
+/// finding them again afterwards costs more. Returns how many (entry, tag) pairs were taken. O(tags + entries), of
+/// these up to `reclaim-inline`, and for each entry that is taken O(its tags × log of those given).
 pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64 {
     let (db, now, mut pairs) = (ctx.db(), now_ms(), 0);
-    // Each once, and in an order in which the tags of an entry are found among many.
+    // Each tag once, and sorted for the binary search below.
     let mut tags: SmallVec<[&[u8]; 8]> = tags.into();
     tags.sort_unstable();
     tags.dedup();
@@ -96,7 +96,7 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     let mut left = most_looks(ctx);
     for (slot, (handle, name)) in tags.iter().flat_map(|tag| few_of(db, tag, &mut left)) {
         end_grace(ctx, db, slot, now);
-        // Opened, it is gone if it has expired.
+        // An open key does not show an entry that has expired.
         let key = ctx.open(name.as_str(), Mode::Upkeep);
         let entry = key.entry().filter(|entry| entry.handle() == handle);
         let may_take = may_take && !state::with(|state| is_held(&state.database(db).index, slot));
@@ -121,16 +121,16 @@ pub(crate) fn take_few(ctx: &Context<'_>, tags: &[&[u8]], effect: Effect) -> u64
     pairs
 }
 
-/// How many entries a command may look at, whatever it names.
+/// How many entries one command may look at.
 fn most_looks(ctx: &Context<'_>) -> u64 {
     if ctx.is_cluster() && ctx.is_atomic_block() {
-        return 0; // See [`help`]: the block's keys may be of another slot.
+        return 0; // See [`help`]: the block's keys may be of another hash slot.
     }
     state::with(|state| state.config.reclaim_inline)
 }
 
-/// The entries of a tag, gone ones included, with their names; none if there are more than are left to be looked at inside
-/// a command.
+/// The entries of a tag, gone ones included, with their names. Empty if there are more than `left`, the number of
+/// entries that the command may still look at.
 fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, (Handle, OwnedStr))> {
     state::index(db, |index| {
         if *left == 0 {
@@ -143,18 +143,19 @@ fn few_of(db: u32, tag: &[u8], left: &mut u64) -> Vec<(Slot, (Handle, OwnedStr))
     })
 }
 
-/// Frees a few entries on behalf of a writer. Not in a cluster: there, servers with a hash table per slot (Redis 8, Valkey
-/// 8) look for every key in the slot of the running command's keys, so a command cannot reach any others.
+/// Reclaims a few entries inside a writer's command. Not in a cluster: there, servers with a hash table per hash slot
+/// (Redis 8, Valkey 8) look for every key in the hash slot of the running command's keys, so a command cannot reach any
+/// others.
 pub(crate) fn help(ctx: &Context<'_>, db: u32) {
-    // Not inside MULTI or a script: what such a block sees of its own invalidations shall not depend on how far this
-    // node's reclaiming is, since its replicas run the same block.
+    // Not inside MULTI or a script: the effects of an invalidation inside such a block must not depend on how far this
+    // node's reclaiming is, because its replicas run the same block.
     if state::index(db, |index| index.has_backlog()) && !ctx.is_atomic_block() && !ctx.is_cluster()
     {
         reclaim_entries(ctx, db, HELP);
     }
 }
 
-/// Frees up to so many entries of the context's database. What is left is the timer's.
+/// Reclaims up to `limit` entries of the context's database. The timer reclaims the rest.
 fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     let now = now_ms();
     for _ in 0..limit {
@@ -164,8 +165,9 @@ fn reclaim_entries(ctx: &Context<'_>, db: u32, limit: u64) {
     }
 }
 
-/// Does one unit of work in the context's database. False if nothing is left, or while replicas are to be told something
-/// ([`State::has_news`]), or cannot be. That does not hold while a log is loaded: the server that wrote it had told them.
+/// Does one unit of work in the context's database. Returns false if nothing is left, while replicas must be notified
+/// first ([`State::has_news`]), or while they cannot be notified. The last two do not apply while a log is loaded: the
+/// server that wrote it had notified them.
 fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     if !ctx.is_loading() && (state::with(|state| state.has_news()) || !may_take()) {
         return false;
@@ -180,8 +182,8 @@ fn step(ctx: &Context<'_>, db: u32, now_ms: u64) -> bool {
     true
 }
 
-/// Whether others are to be told of each entry that is taken out: replicas, which may not know that it is gone
-/// ([`State::has_news`], or the index of this node has lost it), or the new node of a slot.
+/// Whether each entry that is taken out must be announced: to replicas, which may not know that it is gone
+/// ([`State::has_news`], or the index of this node has lost it), or to the new node of a hash slot.
 fn is_news() -> bool {
     let has_lost = |state: &State| state.databases().any(|(_, db)| db.index.has_orphans);
     propagation::is_exporting() || state::with(|state| state.has_news() || has_lost(state))
@@ -197,9 +199,10 @@ pub(super) fn may_take() -> bool {
     !(is_news() && propagation::must_wait())
 }
 
-/// Whether a gone entry must stay: until its refusal is announced ([`Facts::is_doubted`](crate::engine::Facts)), and while its
-/// slot migrates to here, if it came from the old node. There it is perhaps not gone yet, and the commands that come from there
-/// must find what they found. That node announces what it removes.
+/// Whether a gone entry must stay. It stays until its refusal is announced
+/// ([`Facts::is_doubted`](crate::engine::Facts)). If it came from the old node of a hash slot, it also stays while this
+/// slot migrates to here: at the old node it may not be gone yet, and the commands that come from there must find what
+/// they found. The old node announces the entries that it removes.
 pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
     index.marks.doubted.contains(slot.0)
         || propagation::is_importing()
@@ -207,27 +210,27 @@ pub(super) fn is_held(index: &Index<Handle>, slot: Slot) -> bool {
             && propagation::is_coming(entry_key(index, slot))
 }
 
-/// Whether the removal of this entry, which was refused on its arrival, waits for the end of another slot's migration to be
-/// announced.
+/// Whether the entry was refused on its arrival, and the announcement of its removal waits until another hash slot has
+/// migrated.
 pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
     let is_it = |refused: &(u32, Box<[u8]>)| refused.0 == db && *refused.1 == *name;
     propagation::is_importing() && state::with(|state| state.refused.iter().any(is_it))
 }
 
-/// Does one step of a SCAN for entries that the index does not know, since it was emptied after an internal error, and
-/// removes them, here and on replicas. False if there are none (any more), or not now.
+/// Does one step of a SCAN for entries that the index lost when it was emptied after an internal error, and removes
+/// them, here and on replicas. Returns false if no more of them exist, or if it cannot search now.
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     let is_due = |state: &mut State| {
         state.database(db).index.has_orphans && monotonic_ms() >= state.search_from_ms
     };
-    // SCAN does not show the keys of a slot that migrates to here.
+    // SCAN does not show the keys of a hash slot that migrates to here.
     if propagation::is_importing() || !state::with(is_due) {
         return false;
     }
     let begun = state::with(|state| state.orphans.take_if(|(begun, _)| *begun == db));
     let cursor = begun.map_or_else(|| "0".to_owned(), |(_, cursor)| cursor);
     let Some((cursor, names)) = ctx.scan(&cursor) else {
-        return false; // The server does not do it now: it begins anew later.
+        return false; // SCAN is not possible now: the search begins anew later.
     };
     let is_more = cursor != "0";
     for name in names {
@@ -238,7 +241,7 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
         if is_more {
             state.orphans = Some((db, cursor));
         } else if is_replica {
-            // SCAN does not show what has expired, and the primary may prolong it.
+            // SCAN does not show expired keys, and the primary may prolong them.
             state.search_from_ms = monotonic_ms() + SEARCH_AGAIN_MS;
         } else {
             state.database(db).index.has_orphans = false;
@@ -247,8 +250,8 @@ fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     is_more
 }
 
-/// Takes one gone entry out of the keyspace. False if it has expired, on a replica in a cluster: there only a command of the
-/// primary sees it, and the filter goes on at the next one.
+/// Takes one gone entry out of the keyspace. Returns false if the entry has expired, on a replica in a cluster: there
+/// only a command of the primary sees it, and the filter continues at the next such command.
 fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
     let (handle, name, key) = open(ctx, db, slot);
     let name = name.as_str();
@@ -282,8 +285,8 @@ fn take(ctx: &Context<'_>, db: u32, mut key: Key, name: Str<'_>) {
     }
 }
 
-/// What is to be done with an entry that is stale by a soft invalidation (`DESIGN.md`, Invalidation): that it is, is told once
-/// to WATCH and CLIENT TRACKING, and when its grace is over, a primary gives it a time to live that is over as well.
+/// Handles an entry that is stale by a soft invalidation (`DESIGN.md`, Soft marks): notifies WATCH and CLIENT TRACKING
+/// once. When the grace is over, a primary gives the entry a time to live that is over as well.
 fn look_after(ctx: &Context<'_>, db: u32, softened: Softened, now_ms: u64) {
     let slot = softened.slot;
     let over_ms = state::index(db, |index| {
@@ -307,14 +310,14 @@ fn expire(ctx: &Context<'_>, db: u32, slot: Slot, over_ms: u64) {
     }
     let (handle, _, mut key) = open(ctx, db, slot);
     let entry = key.entry().filter(|entry| entry.handle() == handle);
-    // If it is not there, it had expired already.
+    // If it is not there, it has expired already.
     if let Some(grace_ms) = entry.map(Entry::grace_ms) {
         store::retime(db, &mut key, grace_ms, Some(over_ms));
     }
 }
 
-/// Whether the grace of the entry in a slot that is in use, since a soft invalidation, is over, though nothing was done about
-/// that yet: it is done now.
+/// If the grace of the entry in a used slot is over since a soft invalidation, and this was not handled yet, handles it
+/// and returns true.
 fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
     let over = state::index(db, |index| {
         let softness = index.marks.softness(slot)?;
@@ -325,7 +328,7 @@ fn end_grace(ctx: &Context<'_>, db: u32, slot: Slot, now_ms: u64) -> bool {
         .is_some()
 }
 
-/// The entry in a slot that is in use and its name, and what that opens.
+/// The entry in a slot that is in use, its name, and the key of that name, opened.
 fn open(ctx: &Context<'_>, db: u32, slot: Slot) -> (Handle, OwnedStr, Key) {
     let (handle, name) = state::index(db, |index| named(index, slot));
     let key = ctx.open(name.as_str(), Mode::Upkeep);
@@ -337,9 +340,10 @@ fn named(index: &Index<Handle>, slot: Slot) -> (Handle, OwnedStr) {
     (index.entry(slot), OwnedStr::new(entry_key(index, slot)))
 }
 
-/// Opening the key did not show the entry. Either it expired and opening removed it: done. Or it has expired and is hidden: a
-/// replica keeps it until its primary deletes it, and a primary while clients are paused. DEL does not mind, nor would it mind
-/// what else had that name.
+/// To be called if the open key did not show the entry. If the entry expired and opening the key removed it, nothing is
+/// left to do. Otherwise it has expired and is hidden: a replica keeps it until its primary deletes it, and a primary
+/// keeps it while clients are paused. DEL removes a hidden key, but it would also remove another value of that name, so
+/// the key is checked first.
 #[cold]
 fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: Str<'_>) {
     let is_indexed = || state::index(db, |index| index.holds(slot, handle));
@@ -350,8 +354,8 @@ fn remove_hidden(ctx: &Context<'_>, db: u32, slot: Slot, handle: Handle, name: S
         ctx.call("DEL", &[name.bytes()]);
     }
     if is_indexed() {
-        // The keyspace does not know the entry under its name. The index must go on all the same, and the entry, where ever it
-        // is, is no longer visible, since it is not indexed.
+        // The keyspace does not hold the entry under its name. The index must go on all the same. Wherever the entry
+        // is, it is no longer visible, because it is not indexed.
         log("a gone entry was not in the keyspace under its name; the index forgets it");
         store::forget(db, slot, handle);
     }
@@ -372,8 +376,8 @@ pub(crate) fn reclaim_if_gone(ctx: &Context<'_>, name: Str<'_>) -> bool {
     must_leave
 }
 
-/// Tells replicas what is gone here for a reason that they do not know: what was dropped at the start, which a replica that
-/// goes on with a partial resync still has, and a few entries that were gone when they arrived.
+/// Notifies replicas of entries that are gone here for a reason that they do not know: those dropped at the start,
+/// which a replica that goes on with a partial resync still has, and a few that were gone when they arrived.
 fn tell_replicas(ctx: &Context<'_>) {
     if ctx.is_replica() {
         state::with(|state| {
@@ -403,7 +407,7 @@ fn tell_replicas(ctx: &Context<'_>) {
         let name = OwnedStr::new(&name);
         let is_announced = reclaim_if_gone(ctx, name.as_str());
         let is_vacant = || ctx.open(name.as_str(), Mode::Upkeep).is_empty();
-        // What holds the key otherwise was propagated itself.
+        // Any other value under the key was propagated by its own command.
         if !is_announced && is_vacant() {
             ctx.replicate(c"UNLINK", &[name.as_str()]);
         }
@@ -411,8 +415,8 @@ fn tell_replicas(ctx: &Context<'_>) {
     }
 }
 
-/// Works until nothing is left, `enough` says so, or the budget of a slice is used up. The context must not be a
-/// client's: it walks through the databases.
+/// Works until nothing is left, `enough` returns true, or the budget of a slice is used up. The context must not be a
+/// client's, because this function selects databases in it.
 pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
     let now = now_ms();
     let databases: Vec<u32> = state::with(|state| state.with_work(now).collect());
@@ -428,7 +432,7 @@ pub(super) fn slice(ctx: &Context<'_>, enough: impl Fn() -> bool) {
             finished = steps.is_multiple_of(STEPS_BETWEEN_LOOKS)
                 && (start.elapsed() >= budget || enough());
         }
-        // Without the time that other processes had the processor: it is the module's part that is to be seen.
+        // Without the time that other processes had the processor, so that only the module's part counts.
         let took = moment().ran.saturating_sub(from.ran).as_micros() as u64;
         state::database(db, |Database { counters, .. }| {
             counters.reclaim_max_us = counters.reclaim_max_us.max(took);
@@ -447,7 +451,7 @@ pub(crate) fn arm_if_needed(ctx: &Context<'_>) {
     }
 }
 
-/// Sees that a slice runs soon, and that commands meet no gone keys until the backlog is worked off.
+/// Schedules a slice soon, and installs the filter, so that commands meet no gone keys until the backlog is reclaimed.
 pub(crate) fn arm(ctx: &Context<'_>) {
     if state::with(|state| state.backlogs().next().is_some()) {
         filter::install(ctx);

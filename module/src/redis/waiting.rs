@@ -1,16 +1,17 @@
 //! Clients that wait in CACHE.FETCH.
 //!
-//! How they are served is in `DESIGN.md` (Leases).
+//! `DESIGN.md` (Leases) describes how they are served.
 //!
-//! A waiter is in [`Waiters`] exactly while its client waits, and in the line of its key's lease until it is answered
-//! or goes away.
+//! A waiter is in [`Waiters`] exactly while its client waits. It is in the line of its key's lease until it gets a
+//! reply or goes away.
 //!
-//! # What is answered is tracked
+//! # Replies are tracked
 //! The server remembers keys for CLIENT TRACKING when a command returns, which is when the wait begins; a write to the
-//! key uses that up. So for a client that tracks, [`on_ready`] reads the key on its behalf, whether it is answered or not.
-//! Servers before Redis 7.2 would count that read for nobody. There, a client that tracks is answered inside the command
-//! that writes, before the server is told of the change: the invalidation then follows the answer. That is not possible
-//! where a native command wrote the entry; there, such a client is answered a MISS, and asks again.
+//! key uses that up. So for a client that tracks, [`on_ready`] reads the key on its behalf, whether it replies or not.
+//! Servers before Redis 7.2 would not count that read for the client. There, a client that tracks gets its reply inside
+//! the command that writes, before the module signals the change to the server: the server's tracking invalidation then
+//! follows the reply. That is not possible where a native command wrote the entry; there, such a client gets a MISS,
+//! and retries.
 
 mod callbacks;
 mod keys;
@@ -34,8 +35,8 @@ pub(crate) struct Waiters {
     /// When timers fire, on the monotonic clock, ms. A new one is set only before all of them, so there are few.
     timers: BTreeSet<u64>,
     blocked: HashMap<Waiter, Blocked, Seeded>,
-    /// The module listens for keys that other types create: from the first wait on, so that native commands that create keys
-    /// pay nothing before.
+    /// The module listens for keys that other types create. It begins with the first wait, so that before it native
+    /// commands that create keys pay nothing.
     listens: bool,
 }
 
@@ -48,19 +49,19 @@ struct Blocked {
     ending: Ending,
 }
 
-/// What a client is answered when its wait ends otherwise than by the server's noticing that the key was written.
+/// The reply that a client gets if its wait ends before the server notices a write to the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// MISS, with the lease that it was given.
+    /// MISS, with the lease that was granted to it.
     Miss(Option<Token>),
-    /// Whatever the key holds.
+    /// The state of the key at that time.
     Look,
 }
 
-/// Leases that are changed before the time is looked at again.
+/// Leases that are changed before the next look at the time.
 const AT_ONCE: usize = 16;
 
-/// Makes the client wait for the holder of the key's lease. False, and nothing done, if there is none.
+/// Makes the client wait for the holder of the key's lease. Returns false, and does nothing, if no client holds it.
 pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Caller) -> bool {
     let db = ctx.db();
     let now = monotonic_ms();
@@ -80,11 +81,11 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
         Some(waiter)
     });
     let Some(waiter) = waiter else { return false };
-    // A client that is answered with an error must not be blocked, nor one in line that is not blocked: so what may
-    // panic comes before the server blocks it.
+    // A client that gets an error must not be blocked, and each client in line must be. So calls that may panic come
+    // before the server blocks the client.
     let undo = Undo(|| _ = forget(waiter));
     if !state::with(|state| std::mem::replace(&mut state.waiters.listens, true)) {
-        // Of whatever type. The server refuses nothing here.
+        // All types. The server refuses nothing here.
         super::events::subscribe_to_keys(ctx, raw::REDISMODULE_NOTIFY_NEW);
     }
     watch(ctx);
@@ -98,7 +99,7 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
         let (ready, timeout) = (Some(on_ready as _), Some(on_timeout as _));
         let free = Some(on_free as _);
         let client = if let Some(block) = raw::RedisModule_BlockClientOnKeysWithFlags {
-            // `on_ready` is called where the key was deleted as well: the server used up its tracking for that.
+            // The server calls `on_ready` also if the key was deleted, because that used up the tracking.
             let flags = raw::REDISMODULE_BLOCK_UNBLOCK_DELETED as c_int;
             block(ctx, ready, timeout, free, ms, keys, 1, data, flags)
         } else {
@@ -123,8 +124,8 @@ pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Call
     true
 }
 
-/// Sees that the next lease that others wait for is passed on when it has run out. To be called when one was granted
-/// or changed that others wait for, and when somebody begins to wait.
+/// Arranges that the next lease that others wait for is passed on when it runs out. To be called when such a lease was
+/// granted or changed, and when a client begins to wait.
 pub(crate) fn watch(ctx: &Context<'_>) {
     let due_ms = state::with(|state| {
         let (next_ms, ..) = next_due(state)?;
@@ -138,7 +139,7 @@ pub(crate) fn watch(ctx: &Context<'_>) {
     }
 }
 
-/// The next lease to run out that others wait for: when, in which database, and its key.
+/// The next lease to run out that others wait for: when it ends, its database, and its key.
 fn next_due(state: &State) -> Option<(u64, u32, Key)> {
     let due = |(db, database): (u32, &Database<Handle>)| {
         let (at_ms, key) = database.leases.next_due()?;
@@ -175,7 +176,7 @@ fn abandon() {
     });
 }
 
-/// If nobody holds the lease of a key any more, ends the wait of the next in line for it.
+/// If no client holds the lease of a key any more, ends the wait of the next in line for it.
 pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     let now = monotonic_ms();
     let released = state::with(|state| {
@@ -197,7 +198,7 @@ pub(crate) fn pass_on(ctx: &Context<'_>, db: u32, key: &[u8]) {
     watch(ctx);
 }
 
-/// Ends the wait of a client, with what it was given.
+/// Ends the wait of a client, with the lease that was granted to it.
 fn end(waiter: Waiter) {
     let client = state::with(|state| Some(state.waiters.blocked.get(&waiter)?.client));
     let client = client.map(|client| client.get());
@@ -207,7 +208,7 @@ fn end(waiter: Waiter) {
     }
 }
 
-/// Ends all leases of a database, and passes those on that others wait for.
+/// Ends all leases of a database, and passes on those that others wait for.
 pub(crate) fn restart(ctx: &Context<'_>, db: u32) {
     let now = monotonic_ms();
     let awaited = state::database(db, |database| database.leases.end_all(now));
@@ -232,7 +233,7 @@ pub(crate) fn disconnected(ctx: &Context<'_>, client: u64) {
     orphan(ctx, client, monotonic_ms().saturating_add(orphan_ms));
 }
 
-/// The leases of a connection that was closed run out at that time at the latest. There may be very many: in slices.
+/// The leases of a closed connection run out at this time at the latest. Works in slices, because there may be many.
 fn orphan(ctx: &Context<'_>, client: u64, ends_ms: u64) {
     let disconnect = |state: &mut State| {
         let mut all = state.databases_mut();
@@ -246,7 +247,7 @@ fn orphan(ctx: &Context<'_>, client: u64, ends_ms: u64) {
     }
 }
 
-/// Forgets a client that waits no longer, and returns what was known of it.
+/// Forgets a client that waits no longer, and returns its data.
 fn forget(waiter: Waiter) -> Option<Blocked> {
     state::with(|state| {
         let blocked = state.waiters.blocked.remove(&waiter)?;
@@ -256,7 +257,7 @@ fn forget(waiter: Waiter) -> Option<Blocked> {
     })
 }
 
-/// Forgets a client that gets no answer, or an error. A lease that it was given goes to the next in line.
+/// Forgets a client that gets no reply, or an error. A lease that was granted to it goes to the next in line.
 fn give_up(ctx: &Context<'_>, waiter: Waiter) {
     guard(Place::Other, (), || {
         if let Some(blocked) = forget(waiter)
@@ -271,8 +272,8 @@ fn give_up(ctx: &Context<'_>, waiter: Waiter) {
     });
 }
 
-/// Whether the server counts what a module reads while it serves a client as read by that client. A server has this
-/// call exactly if it does: both came with Redis 7.2.
+/// Whether the server counts the reads of a module that serves a client as reads of that client. A server has this call
+/// exactly if it counts so: both came with Redis 7.2.
 fn tracks_on_behalf() -> bool {
     // SAFETY: set once, at the start of loading.
     unsafe { raw::RedisModule_BlockClientOnKeysWithFlags }.is_some()

@@ -1,4 +1,4 @@
-//! What the server calls for a client that waits.
+//! Callbacks that the server calls for a client that waits.
 
 use std::ffi::{c_int, c_void};
 
@@ -38,7 +38,7 @@ pub(super) unsafe extern "C" fn on_ready(
         }
         let is_answered = fetch::look_again(&ctx, name, rest, waiter);
         if is_tracking {
-            // Also while it waits: the answer at the end of its time is tracked, too.
+            // Also if the client goes on waiting: the reply at the end of its time is tracked, too.
             ctx.call("CACHE.INSPECT", &[name.bytes()]);
         }
         is_answered.then_some(())
@@ -93,7 +93,7 @@ pub(super) unsafe extern "C" fn on_disconnect(
 }
 
 pub(super) unsafe extern "C" fn on_free(ctx: *mut raw::RedisModuleCtx, data: *mut c_void) {
-    // Where a wait ended without any of the above.
+    // For a wait that ended without any of the above.
     // SAFETY: the server passes a live context.
     give_up(&unsafe { Context::from_raw(ctx) }, data as usize as Waiter);
 }

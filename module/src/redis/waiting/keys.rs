@@ -1,9 +1,9 @@
-//! What happens to keys, as far as leases and waiting clients go.
+//! Effects of changes to keys on leases and waiting clients.
 
 use super::{Ending, end, pass_on, tracks_on_behalf, watch};
 use crate::redis::{Context, OwnedStr, Str, monotonic_ms, own, state};
 
-/// The key was written: its lease is over, and those who wait for it are served when the command is done.
+/// The key was written: its lease ends, and the clients that wait for it are served when the command is done.
 #[cold]
 pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     let is_awaited = state::database(db, |database| {
@@ -12,13 +12,13 @@ pub(crate) fn written(ctx: &Context<'_>, db: u32, name: Str<'_>) {
     });
     if is_awaited {
         signal_ready(ctx, name);
-        // The key may leave again before they are served, in the same MULTI block.
+        // The key may be removed again before they are served, in the same MULTI block.
         watch(ctx);
     }
 }
 
-/// A write was refused under a lease, which is over now: those who wait for the key are served if it holds a fresh value
-/// (that is why, with NX), else the next in line may load.
+/// A write was refused under a lease, which is over now. If the key holds a fresh value (the reason for the refusal,
+/// with NX), the clients that wait for it are served, else the next in line may load.
 pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool) {
     if !is_fresh {
         pass_on(ctx, db, name.bytes());
@@ -28,7 +28,7 @@ pub(crate) fn refused(ctx: &Context<'_>, db: u32, name: Str<'_>, is_fresh: bool)
     }
 }
 
-/// These keys were removed: what is being loaded for them must not be written, and the next in line load anew.
+/// These keys were removed: values that are being loaded for them must not be written, and the next in line load again.
 pub(crate) fn removed<'n>(
     ctx: &Context<'_>,
     db: u32,
@@ -47,8 +47,8 @@ pub(crate) fn removed<'n>(
     }
 }
 
-/// Something may be created under this key, or may take the place of an entry: those who wait for it look at it when the
-/// command is done, in whichever database it is. Where they are woken for nothing, they go on waiting.
+/// This key may be created, or its entry overwritten by another type: the clients that wait for it, in any database,
+/// look at it when the command is done. If they find nothing, they go on waiting.
 pub(crate) fn may_appear(name: &[u8]) {
     let dbs: Vec<u32> = state::with(|state| {
         if state.waiters.blocked.is_empty() {
@@ -65,14 +65,14 @@ pub(crate) fn may_appear(name: &[u8]) {
     }
 }
 
-/// Has the server serve those who wait for a key of the context's database when the command is done.
+/// Makes the server serve the clients that wait for a key of the context's database when the command is done.
 fn signal_ready(ctx: &Context<'_>, name: Str<'_>) {
     // SAFETY: the context is alive, and so is the name.
     unsafe { api!(RedisModule_SignalKeyAsReady(ctx.as_raw(), name.as_raw())) };
 }
 
-/// Where reads on behalf of a client are not tracked: answers those who wait for a key and track what they read at
-/// once. To be called after [`written`], and before the server is told of the change.
+/// On servers that do not track reads on behalf of a client: replies at once to clients that wait for a key and track
+/// what they read. To be called after [`written`], and before the change is signalled to the server.
 #[cold]
 pub(crate) fn serve_trackers(db: u32, name: Str<'_>) {
     if tracks_on_behalf() || state::with(|state| state.waiters.blocked.is_empty()) {
