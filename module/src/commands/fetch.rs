@@ -1,7 +1,7 @@
 use crate::args::{Cursor, set_once};
-use crate::commands::{for_each_key, logical_pttl, open, read, verdict};
+use crate::commands::{for_each_key, logical_pttl, open, outcome, read};
 use crate::engine::{
-    Answer, Ask, Caller, Database, Freshness, Leases, Terms, Token, Verdict, Waiter,
+    Answer, Ask, Caller, Database, Freshness, Leases, Outcome, Terms, Token, Waiter,
 };
 use crate::entry::Handle;
 use crate::error::Error;
@@ -20,7 +20,7 @@ struct FetchArgs<'a> {
     /// A lease is asked for even if the value is fresh.
     is_early: bool,
     wait_ms: Option<u64>,
-    /// Tags that the entry is judged by, in addition to its own.
+    /// Tags that the entry is checked against, in addition to its own.
     tags: &'a [&'a [u8]],
 }
 
@@ -211,16 +211,16 @@ fn found(db: u32, key: &Key, tags: &[&[u8]]) -> Freshness {
             return freshness;
         }
         let (now, entry) = (now_ms(), held.0);
-        match verdict(state, db, entry, slot, tags.iter().copied()) {
-            Verdict::Untouched => freshness,
-            Verdict::Softened { since_ms, ends_ms }
+        match outcome(state, db, entry, slot, tags.iter().copied()) {
+            Outcome::Untouched => freshness,
+            Outcome::Softened { since_ms, ends_ms }
                 // The stamp may be ahead of the present.
                 if now < since_ms.min(now).saturating_add(entry.grace_ms())
                     && (ends_ms == 0 || now < ends_ms) =>
             {
                 Freshness::Stale
             }
-            Verdict::Softened { .. } | Verdict::Dropped => Freshness::Gone,
+            Outcome::Softened { .. } | Outcome::Dropped => Freshness::Gone,
         }
     })
 }

@@ -23,7 +23,7 @@ pub(crate) mod top;
 pub(crate) mod touch;
 mod write;
 
-use crate::engine::{Database, Freshness, Index, Slot, Verdict};
+use crate::engine::{Database, Freshness, Index, Outcome, Slot};
 use crate::entry::{Entry, Handle};
 use crate::error::Error;
 use crate::redis::key::Deadline;
@@ -70,13 +70,13 @@ pub(crate) fn visible<'k>(
     key: &'k Key,
     now_ms: u64,
 ) -> Option<Found<'k>> {
-    let judged_at = if ctx.is_replay() {
+    let checked_at = if ctx.is_replay() {
         store::accept(db, key);
         0
     } else {
         now_ms
     };
-    store::look(db, key, || judged_at)
+    store::look(db, key, || checked_at)
 }
 
 /// The slot of an entry, and its freshness. Only for reads: this does not check that the slot is this entry's, because
@@ -100,13 +100,13 @@ pub(crate) fn tags_of(db: u32, slot: Slot) -> Vec<Vec<u8>> {
 
 /// The effect that past invalidations would have on an indexed entry if it had carried these tags since it was written.
 /// O(tags).
-pub(crate) fn verdict<'t>(
+pub(crate) fn outcome<'t>(
     state: &mut State,
     db: u32,
     entry: Entry<'_>,
     slot: Slot,
     tags: impl Iterator<Item = &'t [u8]>,
-) -> Verdict {
+) -> Outcome {
     let now = now_ms();
     let is_foreign = state.database(db).index.marks.foreign.contains(slot.0);
     let stamps = state.stamps_at(now, monotonic_ms);

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use crate::args::{Cursor, with_grace};
 use crate::commands::del::remove;
-use crate::commands::{open, tags_of, touch, verdict, visible, write};
+use crate::commands::{open, outcome, tags_of, touch, visible, write};
 use crate::engine::Freshness;
 use crate::error::Error;
 use crate::redis::store::{self, Found};
@@ -66,6 +66,6 @@ fn is_too_late(db: u32, found: Found<'_>, tags: &[&[u8]]) -> bool {
     state::with(|state| {
         let new = tags.iter().filter(is_new).copied();
         let is_stale = found.freshness == Freshness::Stale;
-        verdict(state, db, found.entry, found.slot, new).is_too_late(is_stale)
+        outcome(state, db, found.entry, found.slot, new).is_too_late(is_stale)
     })
 }

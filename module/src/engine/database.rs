@@ -66,7 +66,7 @@ impl<E: Copy + Default + PartialEq> Database<E> {
             }
             Invalidation::Where(effect, condition, limit_ms) => {
                 // If there are such clauses, each selected entry carries some of their tags; and for an entry that is
-                // judged by a reader's tags, any of them may complete the condition.
+                // checked against a reader's tags, any of them may complete the condition.
                 let marked = [condition.all, condition.any];
                 if marked == [None, None] {
                     self.history.record_everything(moment, effect);

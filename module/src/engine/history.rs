@@ -163,7 +163,7 @@ fn earlier(one_ms: u64, other_ms: u64) -> u64 {
 
 /// The effect of some tags' invalidations on an entry, which was written before or after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Outcome {
     Untouched,
     /// Stale since `since_ms` and gone at `ends_ms`, unix ms; 0: at the end of its grace.
     Softened {
@@ -173,8 +173,8 @@ pub(crate) enum Verdict {
     Dropped,
 }
 
-impl Verdict {
-    /// The verdict after the soft invalidation of another tag.
+impl Outcome {
+    /// The outcome after the soft invalidation of another tag.
     fn softened(self, past: &Past) -> Self {
         let (since_ms, ends_ms) = match self {
             Self::Softened { since_ms, ends_ms } => (since_ms, ends_ms),
@@ -373,8 +373,8 @@ impl History {
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
         written_since_ms: u64,
-    ) -> Verdict {
-        self.judge(self.everything, tags, written_since_ms)
+    ) -> Outcome {
+        self.outcome(self.everything, tags, written_since_ms)
     }
 
     /// The same for an entry of this database, as though it carried these tags. Invalidations of all entries are left
@@ -383,27 +383,27 @@ impl History {
         &self,
         tags: impl Iterator<Item = &'t [u8]>,
         written_since_ms: u64,
-    ) -> Verdict {
-        self.judge(Past::default(), tags, written_since_ms)
+    ) -> Outcome {
+        self.outcome(Past::default(), tags, written_since_ms)
     }
 
-    fn judge<'t>(
+    fn outcome<'t>(
         &self,
         everything: Past,
         tags: impl Iterator<Item = &'t [u8]>,
         written_since_ms: u64,
-    ) -> Verdict {
+    ) -> Outcome {
         let is_later = |ms: u64| ms > 0 && ms >= written_since_ms;
-        let mut verdict = Verdict::Untouched;
+        let mut outcome = Outcome::Untouched;
         for past in tags.map(|tag| self.find(tag)).chain([&everything]) {
             if is_later(past.hard_ms) {
-                return Verdict::Dropped;
+                return Outcome::Dropped;
             }
             if is_later(past.soft_ms) {
-                verdict = verdict.softened(past);
+                outcome = outcome.softened(past);
             }
         }
-        verdict
+        outcome
     }
 
     /// The latest invalidation that is remembered, unix ms. O(tags remembered).
@@ -577,9 +577,9 @@ mod tests {
         }
     }
 
-    fn softened(since_ms: u64) -> Verdict {
+    fn softened(since_ms: u64) -> Outcome {
         let ends_ms = 0;
-        Verdict::Softened { since_ms, ends_ms }
+        Outcome::Softened { since_ms, ends_ms }
     }
 
     fn up_to(tags: usize) -> Remembered {
@@ -587,7 +587,7 @@ mod tests {
     }
 
     fn outdated(history: &History, tag: &[u8], since_ms: u64) -> bool {
-        history.of_arriving(std::iter::once(tag), since_ms) != Verdict::Untouched
+        history.of_arriving(std::iter::once(tag), since_ms) != Outcome::Untouched
     }
 
     #[test]
@@ -660,36 +660,36 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_judged_by_tags_that_it_does_not_carry() {
+    fn an_entry_is_checked_by_tags_that_it_does_not_carry() {
         let mut history = History::default();
         history.record(b"hard", at(10), Effect::Gone);
         history.record(b"soft", at(20), Effect::Stale);
         history.record_everything(at(30), Effect::Gone);
-        let judge =
+        let outcome =
             |tags: &[&'static [u8]], since_ms| history.of_entry(tags.iter().copied(), since_ms);
-        assert_eq!(judge(&[b"hard", b"soft"], 10), Verdict::Dropped);
-        assert_eq!(judge(&[b"hard", b"soft"], 11), softened(20));
-        assert_eq!(judge(&[b"hard", b"soft"], 21), Verdict::Untouched);
-        assert_eq!(judge(&[b"other"], 1), Verdict::Untouched);
+        assert_eq!(outcome(&[b"hard", b"soft"], 10), Outcome::Dropped);
+        assert_eq!(outcome(&[b"hard", b"soft"], 11), softened(20));
+        assert_eq!(outcome(&[b"hard", b"soft"], 21), Outcome::Untouched);
+        assert_eq!(outcome(&[b"other"], 1), Outcome::Untouched);
     }
 
     #[test]
     fn the_limit_of_a_soft_invalidation_holds_for_such_tags_too() {
         let mut history = History::default();
-        let judge = |history: &History, since_ms| {
+        let outcome = |history: &History, since_ms| {
             let tags = [&b"t"[..], b"other"];
             history.of_entry(tags.into_iter(), since_ms)
         };
-        let ends = |since_ms, ends_ms| Verdict::Softened { since_ms, ends_ms };
+        let ends = |since_ms, ends_ms| Outcome::Softened { since_ms, ends_ms };
         history.record_condition(b"t", at(10), Effect::Stale, 100);
-        assert_eq!(judge(&history, 9), ends(10, 110));
+        assert_eq!(outcome(&history, 9), ends(10, 110));
         history.record(b"t", at(20), Effect::Stale);
-        assert_eq!(judge(&history, 9), ends(20, 110));
+        assert_eq!(outcome(&history, 9), ends(20, 110));
         history.record(b"t", at(130), Effect::Stale);
-        assert_eq!(judge(&history, 9), Verdict::Dropped, "over before");
-        assert_eq!(judge(&history, 21), softened(130));
+        assert_eq!(outcome(&history, 9), Outcome::Dropped, "over before");
+        assert_eq!(outcome(&history, 21), softened(130));
         history.record_condition(b"t", at(140), Effect::Stale, u64::MAX);
-        assert_eq!(judge(&history, 21), softened(140));
+        assert_eq!(outcome(&history, 21), softened(140));
     }
 
     #[test]
@@ -701,9 +701,9 @@ mod tests {
             clock: 1,
         };
         history.record_condition(b"t", moment, Effect::Stale, 100);
-        let verdict = history.of_entry(std::iter::once(&b"t"[..]), 1_500);
-        let Verdict::Softened { ends_ms, .. } = verdict else {
-            panic!("{verdict:?}");
+        let outcome = history.of_entry(std::iter::once(&b"t"[..]), 1_500);
+        let Outcome::Softened { ends_ms, .. } = outcome else {
+            panic!("{outcome:?}");
         };
         assert_eq!(ends_ms, 1_100);
     }
@@ -855,13 +855,13 @@ mod tests {
     #[test]
     fn an_entry_that_comes_too_late_is_one_that_was_invalidated_meanwhile() {
         let too_late =
-            |verdict: Verdict| [false, true].map(|is_stale| verdict.is_too_late(is_stale));
-        assert_eq!(too_late(Verdict::Untouched), [false, false]);
+            |outcome: Outcome| [false, true].map(|is_stale| outcome.is_too_late(is_stale));
+        assert_eq!(too_late(Outcome::Untouched), [false, false]);
         assert_eq!(too_late(softened(1)), [true, false]);
         let (since_ms, ends_ms) = (1, 2);
-        let limited = Verdict::Softened { since_ms, ends_ms };
+        let limited = Outcome::Softened { since_ms, ends_ms };
         assert_eq!(too_late(limited), [true, true]);
-        assert_eq!(too_late(Verdict::Dropped), [true, true]);
+        assert_eq!(too_late(Outcome::Dropped), [true, true]);
     }
 
     #[test]
@@ -872,10 +872,10 @@ mod tests {
         history.record(b"c", at(15), Effect::Stale);
         for tags in [[b"a", b"b", b"c"], [b"c", b"b", b"a"]] {
             let tags = tags.into_iter().map(|tag| &tag[..]);
-            let verdict = history.of_entry(tags, 5);
+            let outcome = history.of_entry(tags, 5);
             // Otherwise one more tag would bring back an entry that is over by the other.
             let (since_ms, ends_ms) = (10, 110);
-            assert_eq!(verdict, Verdict::Softened { since_ms, ends_ms });
+            assert_eq!(outcome, Outcome::Softened { since_ms, ends_ms });
         }
     }
 

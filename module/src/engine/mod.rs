@@ -19,7 +19,7 @@ mod table;
 mod token;
 
 pub(crate) use database::{Database, Invalidation};
-pub(crate) use history::{History, Verdict};
+pub(crate) use history::{History, Outcome};
 pub(crate) use index::{Condition, Effect, Freshness, Incoming, Index, Step, TagFigures};
 pub(crate) use lease::{Answer, Ask, Caller, Key, Leases, MOST, Terms, Token, Waiter};
 pub(crate) use marks::Softened;

@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::context::random;
 use super::state::{self, State};
 use super::store::{self, Way, adopt};
-use super::transit::Passage;
+use super::transit::Transfer;
 use super::{
     Context, Mode, OK, OwnedStr, Place, Str, channel, cluster, copies, filter, guard, monotonic_ms,
     now_ms, own, propagation, reclaim, waiting,
@@ -294,7 +294,7 @@ fn flush(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleFlushInfo>) 
     let (numbers, taken): (Vec<u32>, Vec<_>) = state::with(|state| {
         state.transit.clear();
         state.removed_gone = None;
-        state.judges_loaded = false; // Valkey 9.1 flushes after the start of DEBUG RELOAD's load.
+        state.checks_loaded = false; // Valkey 9.1 flushes after the start of DEBUG RELOAD's load.
         let numbers = flushed.map_or_else(|_| state.numbers(), |db| vec![db]);
         let take = |db| (db, state.database(db).take_index());
         numbers.into_iter().map(take).unzip()
@@ -366,13 +366,13 @@ fn loading(ctx: &Context<'_>, what: u64) {
         let is_own = is_rdb && !is_replica && !is_cluster_replica;
         state::with(|state| {
             // An entry that arrived before the load is no part of it.
-            state.transit.arriving = Passage::default();
+            state.transit.arriving = Transfer::default();
             // A file that is loaded at the start may lack the last invalidations.
             let is_restart = is_own && !state.has_loaded;
             state.drops_loaded = is_restart && state.config.after_restart == DROP;
             // DEBUG RELOAD may load an older file, also beside existing keys: the later of both clocks and histories
             // hold.
-            state.judges_loaded = is_own && state.databases().any(|(_, db)| db.index.len() > 0);
+            state.checks_loaded = is_own && state.databases().any(|(_, db)| db.index.len() > 0);
             if state.is_staging() || is_own {
                 return;
             }

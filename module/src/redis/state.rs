@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use super::cluster::Watched;
 use super::copies::Seen;
 use super::filter::Registered;
-use super::transit::{Passage, Transit};
+use super::transit::{Transfer, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
@@ -61,7 +61,7 @@ pub(crate) struct State {
     /// The file that is being loaded may lack invalidations: its entries are dropped (`tagcache.after-restart drop`).
     pub(crate) drops_loaded: bool,
     /// Loaded entries join a database that may know later invalidations (DEBUG RELOAD NOFLUSH).
-    pub(crate) judges_loaded: bool,
+    pub(crate) checks_loaded: bool,
     /// Something was loaded since the module started.
     pub(crate) has_loaded: bool,
     /// The time of day less the time since the machine's start, at the last look at the clock, ms.
@@ -147,7 +147,7 @@ impl State {
 
     /// The place for an entry that is about to arrive. If a client's command came between the load of a staged entry
     /// and the event that announces it, that entry is searched for after the load.
-    pub(crate) fn arriving(&mut self) -> &mut Passage {
+    pub(crate) fn arriving(&mut self) -> &mut Transfer {
         let overtaken = self.transit.arriving.awaited();
         if let (Some(staged), Some(number)) = (&mut self.staged, overtaken) {
             database_in(&mut staged.databases, number).index.has_orphans = true;

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
-use super::transit::Passage;
+use super::transit::Transfer;
 use super::{
     Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, panic_point,
     propagation, reclaim, waiting,
@@ -513,10 +513,10 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
             // SAFETY: the keyspace holds it ([`super::transit::Transit::loaded`]).
             let entry = unsafe { Entry::from_handle(handle) };
             state.stamps.follow(entry.created_ms());
-            let passage = std::mem::take(&mut state.transit.arriving);
+            let transfer = std::mem::take(&mut state.transit.arriving);
             let index = &mut state.loaded_database(db).index;
-            let has_work = index_arrived(index, None, entry, &passage);
-            state.transit.arriving = passage; // Reuses its buffers.
+            let has_work = index_arrived(index, None, entry, &transfer);
+            state.transit.arriving = transfer; // Reuses its buffers.
             has_work
         })
     };
@@ -532,7 +532,7 @@ fn adopt_loaded(ctx: &Context<'_>, name: &[u8]) -> bool {
 /// Indexes the entry under this key if it is not indexed yet. The server announces each such entry by an event, after
 /// the key exists.
 pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
-    let may_be_loaded = |state: &mut State| state.is_staging() || !state.judges_loaded;
+    let may_be_loaded = |state: &mut State| state.is_staging() || !state.checks_loaded;
     if way == Way::Loaded && state::with(may_be_loaded) && adopt_loaded(ctx, name.bytes()) {
         return;
     }
@@ -548,11 +548,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     if slot.is_some_and(|slot| state::index(db, |index| index.holds(slot, handle))) {
         return;
     }
-    let Some(mut passage) = state::with(|state| state.transit.end(handle)) else {
+    let Some(mut transfer) = state::with(|state| state.transit.end(handle)) else {
         drop(key);
         return look_for_orphans(ctx, db);
     };
-    let facts = passage.facts;
+    let facts = transfer.facts;
     // Redis 8.6 looks at the restored value after this event, so a gone entry stays until it is reclaimed. An entry
     // that this node refused itself stays until its primary removes it.
     if facts.is_gone && !facts.is_doubted && way != Way::Restored {
@@ -568,11 +568,11 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     let lateness = if facts.is_gone {
         Lateness::InTime
     } else {
-        lateness(is_primary, db, entry, way, &mut passage)
+        lateness(is_primary, db, entry, way, &mut transfer)
     };
     let is_refused = facts.is_gone || lateness == Lateness::TooLate;
-    passage.facts.is_gone = is_refused;
-    passage.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
+    transfer.facts.is_gone = is_refused;
+    transfer.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is part of the entry, so a new entry is built.
     let renamed = (entry.key() != name.bytes()).then(|| {
@@ -585,12 +585,12 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
             // If an entry of this name was there a moment ago (RENAME, COPY, RESTORE over it), this one gets the same
             // slot or a higher one. Otherwise, a scan of a tag that both carry could miss it.
             let place = state.transit.vacated(db, name.bytes());
-            index_arrived(&mut state.database(db).index, place, entry, &passage)
+            index_arrived(&mut state.database(db).index, place, entry, &transfer)
         })
     });
     drop(key);
     state::with(|state| {
-        *state.arriving() = passage; // Reuses its buffers.
+        *state.arriving() = transfer; // Reuses its buffers.
         if is_refused && is_primary {
             state.refused.push((db, name.bytes().into()));
         }
@@ -608,10 +608,10 @@ fn index_arrived(
     index: &mut Index<Handle>,
     place: Option<Slot>,
     entry: Entry<'_>,
-    passage: &Passage,
+    transfer: &Transfer,
 ) -> bool {
-    let tags: SmallVec<[&[u8]; 8]> = passage.tags().collect();
-    insert(index, place, entry, &tags, passage.facts);
+    let tags: SmallVec<[&[u8]; 8]> = transfer.tags().collect();
+    insert(index, place, entry, &tags, transfer.facts);
     index.has_backlog() || index.marks.has_soft()
 }
 
@@ -631,15 +631,15 @@ fn lateness(
     db: u32,
     entry: Entry<'_>,
     way: Way,
-    passage: &mut Passage,
+    transfer: &mut Transfer,
 ) -> Lateness {
     state::with(|state| {
-        let (origin, facts) = (passage.origin, &mut passage.facts);
+        let (origin, facts) = (transfer.origin, &mut transfer.facts);
         let is_own = match way {
             Way::Restored => origin != 0 && origin == state.origin(),
             // From another database: an invalidation in this database did not reach the entry there.
             Way::Moved { from: Some(from) } if from != db => !facts.is_foreign,
-            Way::Loaded if state.judges_loaded => !facts.is_foreign,
+            Way::Loaded if state.checks_loaded => !facts.is_foreign,
             Way::Moved { .. } | Way::Loaded => return Lateness::InTime,
         };
         facts.is_foreign = !is_own;
@@ -654,8 +654,8 @@ fn lateness(
         let allowed_since_ms = state.stamps.written_since_ms(allowed_ms, true, never);
         let history = &state.database(db).history;
         let is_too_late = |since_ms| {
-            let verdict = history.of_arriving(passage.tags(), since_ms);
-            verdict.is_too_late(is_stale)
+            let outcome = history.of_arriving(transfer.tags(), since_ms);
+            outcome.is_too_late(is_stale)
         };
         let lateness = match is_too_late(since_ms) {
             false => Lateness::InTime,

@@ -7,15 +7,15 @@ use crate::entry::{Entry, Handle};
 /// The entry that was loaded or copied last, and the last two that were unlinked.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
-    pub(super) arriving: Passage,
+    pub(super) arriving: Transfer,
     /// The last one first. Only the place of the one before it matters: RENAME vacates first the place of the new name,
     /// then that of the old name.
-    leaving: [Passage; 2],
+    leaving: [Transfer; 2],
 }
 
 /// An entry in transit. Written at every expiry and eviction, so it reuses its buffers.
 #[derive(Debug, Default)]
-pub(crate) struct Passage {
+pub(crate) struct Transfer {
     entry: Option<Handle>,
     pub(crate) facts: Facts,
     /// The node that saved it, if it was loaded ([`super::state::State::origin`]); 0 if that is not known.
@@ -39,7 +39,7 @@ fn refill(buffer: &mut Vec<u8>, bytes: &[u8]) {
     buffer.extend_from_slice(bytes);
 }
 
-impl Passage {
+impl Transfer {
     /// Remembers an entry in transit. A loaded entry has a place only if this place is reliable.
     pub(crate) fn set<T: AsRef<[u8]>>(
         &mut self,
@@ -84,10 +84,10 @@ impl Transit {
     /// each entry right after its load, or drops it without an event. So if this place is announced, the keyspace holds
     /// the entry.
     pub(crate) fn loaded(&mut self, db: u32, key: &[u8], may_be_gone: bool) -> Option<Handle> {
-        let passage = &mut self.arriving;
-        let is_meant = may_be_gone || !passage.facts.is_gone;
-        let is_it = is_meant && passage.place == Some(db) && passage.key == key;
-        is_it.then(|| passage.entry.take()).flatten()
+        let transfer = &mut self.arriving;
+        let is_meant = may_be_gone || !transfer.facts.is_gone;
+        let is_it = is_meant && transfer.place == Some(db) && transfer.key == key;
+        is_it.then(|| transfer.entry.take()).flatten()
     }
 
     pub(crate) fn leaves<'t>(
@@ -109,9 +109,9 @@ impl Transit {
     }
 
     pub(crate) fn moved(&mut self, old: Handle, new: Handle) {
-        for passage in [&mut self.arriving, &mut self.leaving[0]] {
-            if passage.entry == Some(old) {
-                passage.entry = Some(new);
+        for transfer in [&mut self.arriving, &mut self.leaving[0]] {
+            if transfer.entry == Some(old) {
+                transfer.entry = Some(new);
             }
         }
     }
@@ -123,14 +123,14 @@ impl Transit {
     }
 
     /// Returns what is known of this entry if it is in transit, and ends its transit.
-    pub(crate) fn end(&mut self, entry: Handle) -> Option<Passage> {
+    pub(crate) fn end(&mut self, entry: Handle) -> Option<Transfer> {
         let mut both = [&mut self.arriving, &mut self.leaving[0]].into_iter();
-        let passage = both.find(|passage| passage.entry == Some(entry))?;
-        passage.entry = None;
-        let mut ended = std::mem::take(passage);
+        let transfer = both.find(|transfer| transfer.entry == Some(entry))?;
+        transfer.entry = None;
+        let mut ended = std::mem::take(transfer);
         // The place stays known.
-        (passage.place, passage.slot) = (ended.place.take(), ended.slot);
-        std::mem::swap(&mut passage.key, &mut ended.key);
+        (transfer.place, transfer.slot) = (ended.place.take(), ended.slot);
+        std::mem::swap(&mut transfer.key, &mut ended.key);
         Some(ended)
     }
 
