@@ -65,7 +65,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A key or tag for a terminal: what would control it, or turn the direction of writing, is written as an escape.
+/// A key or tag for a terminal: control characters and marks of writing direction are written as escapes.
 pub(crate) fn name(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars()
