@@ -4,7 +4,7 @@
 //! - [`http`]: the admin endpoint with memory statistics, cache control, Prometheus metrics and the dashboard, as a
 //!   router to mount or to serve;
 //! - [`alerts`]: rules over the figures, and the channels their messages go to;
-//! - [`memory`]: a server's figures and the table of metrics, beside what [`tagcache::memory`] has.
+//! - [`memory`]: a server's figures and the table of metrics, in addition to [`tagcache::memory`].
 //!
 //! The program `tagcache` (feature `cli`, on by default) starts and watches servers with all of these parts. An
 //! application that mounts the endpoint needs only the library: `default-features = false`.

@@ -79,7 +79,7 @@ export class Cache {
 
   async #load<T>(key: string, load: () => Promise<T> | T, entry: Entry): Promise<T> {
     const [state, data, , granted] = await this.#fetch(key);
-    // A state is HIT, STALE or MISS; a token of 0 is none.
+    // A state is HIT, STALE or MISS; a token of 0 means no lease.
     if (data !== null && (String(state) === "HIT" || granted === 0)) return parse(data) as T;
     let value: T;
     try {

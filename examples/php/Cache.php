@@ -75,7 +75,7 @@ final class Cache
         $token = random_int(1, 2 ** 53 - 1);
         $ask = ['LEASE', $this->leaseMs, 'TOKEN', $token, 'WAIT', $this->waitMs];
         [$state, $data, , $granted] = $this->run('CACHE.FETCH', $this->prefix.$key, ...$ask);
-        // A state is HIT, STALE or MISS; a token of 0 is none.
+        // A state is HIT, STALE or MISS; a token of 0 means no lease.
         if ('HIT' === $state || ('STALE' === $state && 0 === $granted)) {
             return self::decode($data);
         }

@@ -162,7 +162,7 @@ impl Auth {
         Ok(caller)
     }
 
-    /// Browsers send where a request comes from; other clients do not.
+    /// Browsers send a request's origin; other clients do not.
     fn is_cross_site(&self, request: &Parts) -> bool {
         if let Some(site) = request.headers.get("sec-fetch-site") {
             return site != "same-origin" && site != "none";

@@ -1,4 +1,4 @@
-//! Properties of every response, whatever the request.
+//! Properties of the responses to all requests.
 
 use crate::endpoint::{Answer, Endpoint, Guide, TOKEN, builder};
 

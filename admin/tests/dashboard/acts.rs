@@ -100,7 +100,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
         .wait_for("!document.getElementById('entry').hidden")
         .await;
 
-    // An invalidation on this page changes what it shows.
+    // The page shows the effect of its own invalidation.
     click(&browser, "#entry-facts a[href^='#tag=tenant']").await;
     browser
         .wait_for("document.getElementById('tag-name').innerText === 'tenant:3'")

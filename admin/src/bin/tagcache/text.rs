@@ -79,7 +79,7 @@ pub(crate) fn name(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Unicode's marks that reorder what is shown: `a<RLO>gpj.exe` looks like another name.
+/// Unicode's marks that reorder the visible text: `a<RLO>gpj.exe` looks like another name.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
