@@ -8,7 +8,7 @@ use tagcache_tests::Server;
 
 const TOKEN: &str = "an-admin-token-of-the-test";
 
-/// The program, ended with the test.
+/// The program, which ends with the test.
 struct Program {
     child: Child,
     url: String,
@@ -104,7 +104,7 @@ fn a_profile_is_in_pprofs_format_and_names_the_program() {
     for text in ["inuse_space", "bytes", "tagcache"] {
         assert!(has(text), "no {text} among {} bytes", profile.len());
     }
-    // One after the other, and each by itself.
+    // Requests at the same time are served one after the other.
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| assert_eq!(program.profile().0, 200));

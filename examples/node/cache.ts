@@ -6,16 +6,16 @@
  *     await cache.invalidate(["tenant:7"]);
  *
  * `prefix` stands before each key and each tag: applications that share a database do not share tags. ioredis's own
- * `keyPrefix` does not reach these commands; leave it unset, so that nobody takes it for the prefix.
+ * `keyPrefix` does not reach these commands; leave it unset, so that it is not mistaken for the prefix.
  *
- * What only the Rust client has: a local tier (here every read is a round trip), invalidations that are repeated to a
- * server that was away, clusters. Here an invalidation that fails rejects, and the caller must repeat it.
+ * Only the Rust client has a local tier (here every read is a round trip), repeats invalidations to a server that was
+ * unreachable, and supports clusters. Here a failed invalidation rejects, and the caller must repeat it.
  */
 import { randomInt } from "node:crypto";
 
 type Argument = string | Buffer | number;
 
-/** What is used of an ioredis client. */
+/** The part of an ioredis client that is used here. */
 export interface Client {
   callBuffer(command: string, ...args: Argument[]): Promise<unknown>;
   duplicate(): Client;
@@ -23,7 +23,7 @@ export interface Client {
 }
 
 export interface Options {
-  /** What keys and tags begin with. */
+  /** Prefix of keys and tags. */
   prefix?: string;
   /** How long a load may take, in ms, before another caller loads too; 10,000. */
   leaseMs?: number;
@@ -66,7 +66,7 @@ export class Cache {
   }
 
   /**
-   * The cached value, or what `load()` returns. One caller of all processes loads; the others wait, or get the stale
+   * The cached value, or that of `load()`. One caller of all processes loads; the others wait, or get the stale
    * value within its grace. Callers of this process that ask at the same time share one read.
    */
   getOrLoad<T>(key: string, load: () => Promise<T> | T, entry: Entry): Promise<T> {
@@ -79,7 +79,7 @@ export class Cache {
 
   async #load<T>(key: string, load: () => Promise<T> | T, entry: Entry): Promise<T> {
     const [state, data, , granted] = await this.#fetch(key);
-    // A state is HIT, STALE or MISS; a token of 0 is none.
+    // A state is HIT, STALE or MISS; a token of 0 means no lease.
     if (data !== null && (String(state) === "HIT" || granted === 0)) return parse(data) as T;
     let value: T;
     try {
@@ -97,7 +97,7 @@ export class Cache {
 
   async #fetch(key: string): Promise<Fetched> {
     const { leaseMs, waitMs } = this.#options;
-    // Below 2^48, as randomInt demands; the server takes up to 2^63 - 1.
+    // Below 2^48, as randomInt requires; the server takes up to 2^63 - 1.
     const ask = [this.#name(key), "LEASE", leaseMs, "TOKEN", randomInt(1, 2 ** 48 - 1)];
     const found = (await this.#client.callBuffer("CACHE.FETCH", ...ask)) as Fetched;
     if (found[1] !== null || found[3] !== 0) return found;

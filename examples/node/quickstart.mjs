@@ -9,7 +9,7 @@ const redis = new Redis(process.argv[2] ?? "redis://127.0.0.1:6379/");
 await redis.call("CACHE.SET", "user:7", "Ada", "EX", 300, "TAGS", 2, "tenant:7", "kind:user");
 console.log("value:", await redis.call("CACHE.GET", "user:7"));
 
-// Binary values: callBuffer answers Buffers.
+// Binary values: callBuffer returns Buffers.
 console.log("bytes:", await redis.callBuffer("CACHE.GET", "user:7"));
 
 // Pipelines take custom commands as well; each result is [error, reply].

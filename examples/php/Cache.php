@@ -14,8 +14,8 @@ namespace TagcacheExample;
  * The prefix stands before each key and each tag: applications that share a database do not share tags. OPT_PREFIX of
  * phpredis does not reach these commands.
  *
- * What only the Rust client has: a local tier (here every read is a round trip), invalidations that are repeated to a server
- * that was away, clusters. Here an invalidation that fails throws, and the caller must repeat it.
+ * Only the Rust client has a local tier (here every read is a round trip), repeats invalidations to a server that was
+ * unreachable, and supports clusters. Here a failed invalidation throws, and the caller must repeat it.
  */
 final class Cache
 {
@@ -35,7 +35,7 @@ final class Cache
     ) {
     }
 
-    /** The value, or null where there is none. */
+    /** The value, or null if there is none. */
     public function get(string $key): mixed
     {
         $data = $this->run('CACHE.GET', $this->prefix.$key);
@@ -60,7 +60,7 @@ final class Cache
     }
 
     /**
-     * The cached value, or what $load() returns. One caller of all processes loads; the others wait, or get the stale
+     * The cached value, or that of $load(). One caller of all processes loads; the others wait, or get the stale
      * value for up to $graceMs after it expired.
      *
      * @template T
@@ -75,7 +75,7 @@ final class Cache
         $token = random_int(1, 2 ** 53 - 1);
         $ask = ['LEASE', $this->leaseMs, 'TOKEN', $token, 'WAIT', $this->waitMs];
         [$state, $data, , $granted] = $this->run('CACHE.FETCH', $this->prefix.$key, ...$ask);
-        // A state is HIT, STALE or MISS; a token of 0 is none.
+        // A state is HIT, STALE or MISS; a token of 0 means no lease.
         if ('HIT' === $state || ('STALE' === $state && 0 === $granted)) {
             return self::decode($data);
         }
@@ -121,7 +121,7 @@ final class Cache
         return array_map(fn (string $tag): string => $this->prefix.$tag, $tags);
     }
 
-    /** phpredis returns false both for nil and for an error, and keeps the latter's text. */
+    /** phpredis returns false both for nil and for an error, and stores the error's text. */
     private function run(string|int ...$command): mixed
     {
         try {
@@ -131,7 +131,7 @@ final class Cache
             $this->redis->clearLastError();
             $reply = $this->redis->rawCommand(...array_map('strval', $command));
         } catch (\RedisException $error) {
-            // A reply after its time-out would pass for the next command's. phpredis connects anew, but to database 0.
+            // A late reply would be taken for the next command's. phpredis connects again, but to database 0.
             $this->database = ($this->redis->isConnected() ? $this->redis->getDbNum() : 0) ?: $this->database;
             $this->redis->close();
             throw $error;

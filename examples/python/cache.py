@@ -7,10 +7,11 @@
     cache = AsyncCache(redis.asyncio.Redis(), prefix="shop:")
     user = await cache.get_or_load("user:7", query_7, ttl=300, tags=["tenant:7"])
 
-`prefix` stands before each key and each tag: applications that share a database do not share tags. Name both without it.
+`prefix` stands before each key and each tag: applications that share a database do not share tags. Pass keys and
+tags without it.
 
-What only the Rust client has: a local tier (here every read is a round trip), invalidations that are repeated to a server
-that was away, clusters. Here an invalidation that fails raises, and the caller must repeat it.
+Only the Rust client has a local tier (here every read is a round trip), repeats invalidations to a server that was
+unreachable, and supports clusters. Here a failed invalidation raises an error, and the caller must repeat it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from redis.client import NEVER_DECODE
 
 T = TypeVar("T")
 Command = tuple[str | bytes | int, ...]
-# What a load does next: a command to run, or None, which runs the loader.
+# The steps of a load: each is a command to run, or None, which runs the loader.
 Steps = Generator[Command | None, Any, Any]
 
 
@@ -52,7 +53,7 @@ class _Commands:
         return (name, *(self._prefix + tag for tag in tags))
 
     def _loading(self, key: str, ttl: float, tags: Sequence[str], grace: float) -> Steps:
-        self._tags(tags)  # A mistake shows before anything is loaded.
+        self._tags(tags)  # A mistake is reported before anything is loaded.
         token = secrets.randbelow(2**53 - 1) + 1
         ask = ("LEASE", self._lease_ms, "TOKEN", token, "WAIT", self._wait_ms)
         state, data, _, granted, _ = yield ("CACHE.FETCH", self._key(key), *ask)
@@ -97,7 +98,7 @@ class Cache(_Commands):
     def get_or_load(
         self, key: str, load: Callable[[], T], *, ttl: float, tags: Sequence[str] = (), grace: float = 0
     ) -> T:
-        """The cached value, or what `load()` returns. One caller of all processes loads; the others wait, or get the
+        """The cached value, or that of `load()`. One caller of all processes loads; the others wait, or get the
         stale value for up to `grace` seconds after it expired."""
         steps = self._loading(key, ttl, tags, grace)
         result, act = None, steps.send

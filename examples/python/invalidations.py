@@ -1,10 +1,10 @@
-"""The messages with which tagcache tells of invalidations: how to subscribe, and how to read them.
+"""The messages by which tagcache announces invalidations: how to subscribe, and how to read them.
 
 usage: invalidations.py [redis://HOST:PORT/ [COUNT]]
 
-Prints each message; after COUNT of them it ends. The format stands in docs/src/messages.md. A local cache that drops
-what these messages say, and everything when its connection was lost, never serves what was invalidated for long.
-The suite runs this file and compares what it prints with invalidations.expected.
+Prints each message, and ends after COUNT of them. docs/src/messages.md describes the format. A local cache that drops
+the entries of these messages, and everything after a lost connection, does not serve invalidated entries for long.
+The suite runs this file and compares its output with invalidations.expected.
 """
 
 import struct
@@ -18,10 +18,10 @@ CLAUSES = {b"A": "all of", b"O": "any of", b"N": "none of"}
 
 @dataclass
 class Invalidation:
-    """What became of the entries that carry one of `tags`, or that meet all `clauses`.
+    """The change of the entries that carry one of `tags`, or that meet all `clauses`.
 
     `node` and `clock` are those of the node that executed the command, as CACHE.CLOCK returns them: a message with a
-    clock that was seen before from that node is a copy, or late. Where `what` is "unknown": drop everything you have of the database.
+    clock that was seen before from that node is a copy, or late. If `what` is "unknown", drop the whole database.
     """
 
     database: int
@@ -33,7 +33,7 @@ class Invalidation:
 
 
 class Reader:
-    """Takes numbers (big-endian) and tags off the front of a message."""
+    """Reads numbers (big-endian) and tags from the front of a message."""
 
     def __init__(self, message: bytes):
         self.message = message
@@ -50,12 +50,12 @@ class Reader:
 
 
 def decode(channel: bytes, message: bytes) -> Invalidation:
-    """Takes a message apart: version, kind, node, clock, then each tag behind its length, or each clause and its tags."""
+    """Decodes a message: version, kind, node, clock, then each tag after its length, or each clause and its tags."""
     database = int(channel[len(b"__cache@") : channel.rindex(b"__:")])
     reader = Reader(message)
     version, kind = reader.bytes(1), reader.bytes(1)
     if version != b"\x02" or kind not in KINDS:
-        # Of a later version: the only safe thing to do is to believe that everything was invalidated.
+        # A message of a later version: the only safe reading is that everything was invalidated.
         return Invalidation(database, "unknown")
     seen = Invalidation(database, KINDS[kind], reader.bytes(8).hex(), reader.number(">Q"))
     while reader.message:
@@ -72,7 +72,7 @@ def main():
 
     url = sys.argv[1] if len(sys.argv) > 1 else "redis://127.0.0.1:6379/"
     left = int(sys.argv[2]) if len(sys.argv) > 2 else -1
-    # No decode_responses: tags are bytes, and need not be text.
+    # No decode_responses: tags are bytes, not always text.
     subscriber = redis.Redis.from_url(url).pubsub(ignore_subscribe_messages=True)
     subscriber.psubscribe(PATTERN)
     for message in subscriber.listen():

@@ -3,7 +3,7 @@
 usage: quickstart.py [redis://HOST:PORT/]
 
 Start a server with `make run` in the repository's root, take the port that it prints, and
-`pip install redis`. The suite runs this file and compares what it prints with quickstart.expected.
+`pip install redis`. The suite runs this file and compares its output with quickstart.expected.
 """
 
 import sys
@@ -24,7 +24,7 @@ def pairs(reply):
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2]))
 
 
-# Values with tags: whatever may be dropped together gets a tag in common.
+# Values with tags: entries that may be dropped together get a common tag.
 for tenant in (7, 8):
     for page in range(3):
         cache_set(f"quickstart:{tenant}:{page}", f"page {page}", 300, f"tenant:{tenant}", "kind:page")
@@ -32,12 +32,12 @@ for tenant in (7, 8):
 print("value:", server.execute_command("CACHE.GET", "quickstart:7:0"))
 print("ttl is set:", 0 < server.ttl("quickstart:7:0") <= 300)
 
-# A whole tenant in one command, however much it has cached.
+# A whole tenant in one command, for any number of entries.
 print("dropped:", server.execute_command("CACHE.INVALIDATE", "tenant:7"))
 print("value now:", server.execute_command("CACHE.GET", "quickstart:7:0"))
 print("other tenant:", server.execute_command("CACHE.MGET", "quickstart:8:0", "quickstart:8:1"))
 
-# Looking at it.
+# Details of an entry, and statistics.
 print("kind:page has", pairs(server.execute_command("CACHE.TAGINFO", "kind:page"))["entries"], "entries")
 entry = pairs(server.execute_command("CACHE.INSPECT", "quickstart:8:0"))
 print("state:", entry["state"], "tags:", ", ".join(entry["tags"]), "hits:", entry["hits"])
@@ -51,7 +51,7 @@ try:
 except redis.ResponseError:
     print("an empty tag is refused")
 
-# redis-py pipelines take custom commands too: one round trip, as many commands as you like.
+# redis-py pipelines take custom commands too: one round trip for any number of commands.
 with server.pipeline(transaction=False) as pipe:
     for page in range(3):
         pipe.execute_command("CACHE.GET", f"quickstart:8:{page}")

@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::memory::{METRICS, Metric, Snapshot, Unit, metric};
 
-/// How deep parentheses may nest: a bound on the parser's recursion.
+/// Maximum depth of parentheses: bounds the parser's recursion.
 const MAX_DEPTH: usize = 32;
 
 /// A parsed condition.
@@ -43,7 +43,7 @@ enum Operator {
     NotEqual,
 }
 
-/// What is wrong with a condition, and how many characters into it.
+/// A mistake in a condition, and its position in characters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub(super) offset: usize,
@@ -64,19 +64,18 @@ impl Condition {
         }
     }
 
-    /// Whether it holds; `None` where a figure that decides it cannot be known. With `slack` every threshold is
-    /// moved by so much towards holding.
-    /// States have no threshold that could be moved.
+    /// Whether the condition holds; `None` if it depends on a figure that is unknown. Every threshold is moved by
+    /// `slack` towards holding, except those of states.
     pub(super) fn holds(&self, snapshot: &Snapshot, slack: f64) -> Option<bool> {
         match self {
             Self::Compare(comparison) => comparison.holds(snapshot, slack),
-            // Kleene's logic: one false decides a conjunction, whatever is unknown.
+            // Kleene's logic: one false part makes a conjunction false, even if others are unknown.
             Self::And(parts) => decide(parts.iter().map(|part| part.holds(snapshot, slack)), false),
             Self::Or(parts) => decide(parts.iter().map(|part| part.holds(snapshot, slack)), true),
         }
     }
 
-    /// Why this hysteresis makes no sense here, if it does not.
+    /// The reason why this hysteresis makes no sense for the condition, if there is one.
     pub(super) fn refuses_hysteresis(&self, slack: f64) -> Option<String> {
         if slack <= 0.0 {
             return None;
@@ -107,12 +106,12 @@ impl Condition {
         }
     }
 
-    /// The metrics that it looks at, in its order.
+    /// The metrics of the condition, in its order.
     pub(super) fn metrics(&self) -> Vec<&'static Metric> {
         self.comparisons().iter().map(|c| c.metric).collect()
     }
 
-    /// The same in Prometheus's language.
+    /// The same condition in Prometheus's language.
     pub(super) fn to_promql(&self) -> String {
         let join = |parts: &[Self], word: &str| {
             let parts: Vec<_> = parts
@@ -169,8 +168,8 @@ impl Comparison {
         ordered && self.metric.unit != Unit::State
     }
 
-    /// Says so if the metric cannot leave the range in which the alarm stays: only growth is ever below 0, and no
-    /// more than all reads can hit.
+    /// Returns a message if the metric cannot leave the range in which the alarm stays: only growth is ever below 0,
+    /// and no hit rate is above 100 %.
     fn never_ends(&self, slack: f64) -> Option<String> {
         let (lowest, highest) = (self.value - slack, self.value + slack);
         let name = self.metric.name;
@@ -318,7 +317,7 @@ impl<'a> Parser<'a> {
         }
         let place = self.rest;
         self.next();
-        // `500 MB`: the unit may stand apart.
+        // `500 MB`: a blank may precede the unit.
         let unit = if unit.is_empty() && unit_factor(self.peek(), metric.unit).is_some() {
             self.next()
         } else {
@@ -335,7 +334,7 @@ impl<'a> Parser<'a> {
             })
     }
 
-    /// The word that comes next, `""` at the end.
+    /// The next word, `""` at the end.
     fn peek(&self) -> &'a str {
         let rest = self.rest.trim_start();
         let mut chars = rest.chars();
@@ -367,7 +366,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A number, with an exponent where it has one, and what comes behind it.
+/// Splits off a number, with its exponent if it has one, from the rest of the text.
 fn split_number(word: &str) -> (&str, &str) {
     let plain = |text: &str| {
         text.find(|c: char| !(c.is_ascii_digit() || ".+-_".contains(c)))
@@ -381,7 +380,7 @@ fn split_number(word: &str) -> (&str, &str) {
     word.split_at(end + exponent)
 }
 
-/// What a number of this unit is multiplied with to be in the metric's.
+/// The factor from a number in this unit to one in the metric's unit.
 fn unit_factor(unit: &str, of: Unit) -> Option<f64> {
     const KIB: f64 = 1024.0;
     let factor = match (of, unit) {
@@ -400,7 +399,7 @@ fn unit_factor(unit: &str, of: Unit) -> Option<f64> {
     Some(factor)
 }
 
-/// Names that differ from what was written by so many letters, at most, are what may have been meant.
+/// A name with up to this many wrong letters is suggested.
 const TYPING_ERRORS: usize = 3;
 
 fn unknown_metric(name: &str) -> String {
@@ -416,7 +415,7 @@ fn unknown_metric(name: &str) -> String {
         })
         .collect();
     near.sort_unstable();
-    // Only capitals are wrong: nothing else was meant.
+    // If only the capitals are wrong, nothing else is suggested.
     let exact = near.first().is_some_and(|&(errors, _)| errors == 0);
     near.truncate(if exact { 1 } else { 3 });
     if near.is_empty() {

@@ -101,7 +101,7 @@ fn a_hysteresis_that_makes_no_sense_is_refused() {
 
 #[test]
 fn a_long_condition_is_read_in_one_go() {
-    // Quadratic work would take minutes.
+    // A parser with quadratic cost would take minutes.
     let text = vec!["memory.heapPercent > 40"; 200_000].join(" and ");
     assert_eq!(holds(&text, &heap(50.0)), Some(true));
 }

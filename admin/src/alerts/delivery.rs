@@ -1,4 +1,4 @@
-//! One thread a channel: a receiver that is slow or away delays no other.
+//! One thread per channel: a slow or unreachable receiver delays no other.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, Failure};
 use super::message::Message;
 
-/// How long the end may take: what is not delivered by then is dropped.
+/// Time limit for the shutdown; messages that are not delivered by then are dropped.
 pub(super) const END: Duration = Duration::from_secs(5);
-/// Messages that may wait for one channel; more are dropped, and counted.
+/// Number of messages that may wait for one channel; further ones are dropped, and counted.
 const QUEUE: usize = 256;
 
-/// How failed messages are tried again.
+/// Retries of failed messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Attempts in all, 1 and up. Default 6.
     pub attempts: u32,
-    /// Pause after the first failure; it doubles from one to the next. Default 1 s.
+    /// Pause after the first failure; it doubles with each further one. Default 1 s.
     pub first_pause: Duration,
     /// The longest pause. Default 60 s.
     pub longest_pause: Duration,
@@ -42,24 +42,24 @@ impl Retries {
     }
 }
 
-/// What became of a channel's messages.
+/// Counts of a channel's messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChannelFigures {
-    /// Arrived.
+    /// Messages that were delivered.
     pub sent: u64,
-    /// Given up.
+    /// Messages that failed for good.
     pub failed: u64,
-    /// Attempts that were made again.
+    /// Attempts after the first one.
     pub retried: u64,
-    /// Not taken, because too many waited.
+    /// Messages that were dropped because the queue was full.
     pub dropped: u64,
-    /// Why the last attempt that failed did; holds no secret.
+    /// The error of the last failed attempt; contains no secret.
     pub last_error: Option<String>,
 }
 
 pub(super) struct Delivery {
-    /// `None` once it ends.
+    /// `None` once the channel ends.
     open: Mutex<Option<Open>>,
     ending: Arc<OnceLock<Instant>>,
     figures: Arc<Mutex<ChannelFigures>>,
@@ -125,13 +125,14 @@ impl Delivery {
         copy
     }
 
-    /// Takes nothing more. What waits is tried once more each, without pauses, for [`END`]; does not wait for that.
+    /// Accepts no more messages. Each waiting message gets one more attempt, without pauses, within [`END`]; does not
+    /// wait for that.
     pub(super) fn end(&self) {
         let _ = self.ending.set(Instant::now());
         *lock(&self.open) = None;
     }
 
-    /// Waits until it has ended, or `deadline`: a receiver that answers a byte now and then is left alone then.
+    /// Waits until the thread has ended, or until `deadline`: a receiver that replies very slowly is left alone then.
     pub(super) fn wait_until(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
         let _ = lock(&self.ended).recv_timeout(left);
@@ -178,7 +179,7 @@ impl Sending {
             if !again {
                 return;
             }
-            // Woken early at the end: then the next attempt is the last.
+            // At the end the pause is cut short, and the next attempt is the last.
             let _ = self
                 .hurried
                 .recv_timeout(self.retries.pause_after(failures));

@@ -1,4 +1,4 @@
-//! Rules at work: snapshots in, messages out.
+//! Evaluates rules: snapshots in, messages out.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::memory::Snapshot;
 
 type Env = Box<dyn Fn(&str) -> Option<String>>;
 
-/// How alerts are to run; made by [`Alerts::builder`].
+/// Settings of alerts; made by [`Alerts::builder`].
 pub struct Builder {
     config: Config,
     instance: String,
@@ -23,32 +23,31 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// What this process is called in messages. Default `tagcache`.
+    /// Name of this process in messages. Default `tagcache`.
     #[must_use]
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.instance = name.into();
         self
     }
 
-    /// How failed messages are tried again.
+    /// Retries of failed messages.
     #[must_use]
     pub fn retries(mut self, retries: Retries) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Where `{env: NAME}` and the variables of channels without a description are looked up. Default: the
-    /// process's environment.
+    /// Looks up `{env: NAME}` and the variables of channels without a description. Default: the process's environment.
     #[must_use]
     pub fn env(mut self, env: impl Fn(&str) -> Option<String> + 'static) -> Self {
         self.env = Box::new(env);
         self
     }
 
-    /// Checks that every channel that a rule names can be opened, secrets included.
+    /// Checks that every channel that a rule names can be opened, including its secrets.
     ///
     /// # Errors
-    /// Each name that cannot, with line and column.
+    /// Each channel that cannot be opened, with line and column.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.open().map(drop)
     }
@@ -78,10 +77,10 @@ impl Builder {
         })
     }
 
-    /// Sends one message that says that it is a test, without retries.
+    /// Sends one message that is marked as a test, without retries.
     ///
     /// # Errors
-    /// Why it did not arrive.
+    /// The reason why it was not delivered.
     pub fn send_test(&self, channel: &str) -> Result<(), String> {
         let message = Message {
             name: "Test of the channel".into(),
@@ -141,7 +140,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Rules at work. Stops when dropped: see [`Self::stop`].
+/// Running rules. Stops when dropped: see [`Self::stop`].
 pub struct Alerts {
     started: Instant,
     instance: String,
@@ -149,19 +148,19 @@ pub struct Alerts {
     channels: BTreeMap<String, Delivery>,
 }
 
-/// What a rule is doing.
+/// State of a rule.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleFigures {
-    /// Its name.
+    /// The rule's name.
     pub name: String,
-    /// Its severity.
+    /// The rule's severity.
     pub severity: Severity,
-    /// Its condition.
+    /// The rule's condition.
     pub condition: String,
     /// `quiet`, `pending` (holds, but not long enough) or `firing`.
     pub state: &'static str,
-    /// How long it has been pending or firing, in seconds.
+    /// How long the rule has been pending or firing, in seconds.
     pub seconds: Option<f64>,
 }
 
@@ -176,7 +175,7 @@ impl Alerts {
         }
     }
 
-    /// Judges a snapshot by every rule; messages go out in the background. O(rules).
+    /// Evaluates every rule on a snapshot; messages are sent in the background. O(rules).
     pub fn observe(&self, snapshot: &Snapshot) {
         let now = self.started.elapsed();
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,8 +195,8 @@ impl Alerts {
         }
     }
 
-    /// Takes no more messages and tries once more to deliver those that wait, all channels at once, for 5 s and the
-    /// attempt that is under way then: 15 s at most. Does nothing the second time.
+    /// Accepts no more messages, and makes one more attempt to deliver those that wait, all channels at once, for 5 s
+    /// and the attempt that is running then: 15 s at most. A second call does nothing.
     pub fn stop(&self) {
         for delivery in self.channels.values() {
             delivery.end();
@@ -208,7 +207,7 @@ impl Alerts {
         }
     }
 
-    /// What every rule is doing, in the file's order.
+    /// The state of every rule, in the file's order.
     pub fn rules(&self) -> Vec<RuleFigures> {
         let now = self.started.elapsed();
         let seconds = |since: Duration| Some(now.saturating_sub(since).as_secs_f64());
@@ -230,7 +229,7 @@ impl Alerts {
         rules.iter().map(figures).collect()
     }
 
-    /// What became of each channel's messages.
+    /// Counts of each channel's messages.
     pub fn channels(&self) -> BTreeMap<String, ChannelFigures> {
         let figures = |(name, delivery): (&String, &Delivery)| (name.clone(), delivery.figures());
         self.channels.iter().map(figures).collect()

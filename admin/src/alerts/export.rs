@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::rules::Config;
 
 impl Config {
-    /// The rules as a Prometheus rule file (YAML): expressions over what `GET /metrics` answers. Channels,
-    /// hysteresis and cool-down are Alertmanager's business and are left out.
+    /// The rules as a Prometheus rule file (YAML): expressions over the metrics of `GET /metrics`. Channels, hysteresis
+    /// and cool-down are left out, because Alertmanager configures them.
     pub fn to_prometheus(&self) -> String {
         let mut text = "groups:\n  - name: tagcache\n    rules:\n".to_owned();
         for rule in &self.rules {
@@ -38,7 +38,7 @@ impl Config {
     }
 }
 
-/// A name in an annotation, which is a template there: `$labels` has no alert's name.
+/// Escapes a name for an annotation, which is a template: `$labels` does not contain an alert's name.
 fn untemplated(name: &str) -> String {
     name.replace("{{", r#"{{ "{{" }}"#)
 }

@@ -13,7 +13,7 @@ use crate::memory::{Unit, metric};
 pub enum Phase {
     /// The condition holds.
     Firing,
-    /// It no longer does.
+    /// The condition no longer holds.
     Resolved,
 }
 
@@ -28,9 +28,9 @@ pub struct Message {
     pub severity: Severity,
     /// The rule's condition.
     pub condition: String,
-    /// The metrics that the condition looks at and what they are; null where that cannot be known.
+    /// The metrics of the condition and their values; null if a value is unknown.
     pub values: Vec<(String, Option<f64>)>,
-    /// Which process this is about.
+    /// Name of the process.
     pub instance: String,
     /// RFC 3339, UTC.
     pub at: String,
@@ -65,7 +65,7 @@ impl Message {
     }
 }
 
-/// A value as a condition would write it.
+/// Formats a value as in a condition.
 fn shown(name: &str, value: f64) -> String {
     let words: &[&str] = match (metric(name).map(|metric| metric.unit), name) {
         (Some(Unit::State), "memory.status") => &["healthy", "warning", "critical"],

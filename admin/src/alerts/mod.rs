@@ -27,14 +27,13 @@
 //!
 //! A condition compares metrics ([`METRICS`](crate::memory::METRICS) lists them) with `>`, `>=`, `<`, `<=`, `==` or
 //! `!=` and combines with `and`, `or` and parentheses. Numbers may carry a unit of the metric: `memory.rss > 1.5 GB`.
-//! A metric that cannot be known neither starts nor ends an alarm.
+//! A metric whose value is unknown neither starts nor ends an alarm.
 //!
-//! The channel `log` (a line on standard error) is always there. `email`, `slack` and `pagerduty` need no
-//! description where the environment has one: `TAGCACHE_SLACK_URL`; `TAGCACHE_PAGERDUTY_KEY`;
-//! `TAGCACHE_SMTP_HOST` (`host` or `host:port`), `TAGCACHE_SMTP_FROM`, `TAGCACHE_SMTP_TO` (with commas),
-//! `TAGCACHE_SMTP_USERNAME`, `TAGCACHE_SMTP_PASSWORD` and `TAGCACHE_SMTP_TLS`.
-//! Secrets never stand in the file and are never logged. All that is wrong with a file is an error with line and
-//! column before anything starts.
+//! The channel `log` (a line on standard error) always exists. `email`, `slack` and `pagerduty` need no description if
+//! the environment has one: `TAGCACHE_SLACK_URL`; `TAGCACHE_PAGERDUTY_KEY`; `TAGCACHE_SMTP_HOST` (`host` or
+//! `host:port`), `TAGCACHE_SMTP_FROM`, `TAGCACHE_SMTP_TO` (with commas), `TAGCACHE_SMTP_USERNAME`,
+//! `TAGCACHE_SMTP_PASSWORD` and `TAGCACHE_SMTP_TLS`. The file contains no secrets, and secrets are never logged. Every
+//! mistake in a file is an error with line and column before anything starts.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -11,24 +11,24 @@ use super::channel::{ChannelSpec, ChannelYaml};
 use super::condition::Condition;
 use super::state::Timing;
 
-/// Cool-down of a rule that names none.
+/// Cool-down of a rule that sets none.
 const COOLDOWN: Duration = Duration::from_secs(300);
-/// How often a rule that names nothing else repeats its alarm.
+/// Time after which a firing rule repeats its alarm if the rule sets no other.
 const REPEAT: Duration = Duration::from_secs(4 * 3600);
 /// Longest name of a rule, in characters.
 const MAX_NAME: usize = 128;
 
-/// How bad it is when a rule fires.
+/// Severity of a rule's alarms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing.
+    /// Worth knowing; needs no action.
     Info,
-    /// Look at it during the day.
+    /// Needs attention during the day.
     Warning,
     /// Something is broken.
     Error,
-    /// Look at it now.
+    /// Needs attention now.
     Critical,
 }
 
@@ -50,14 +50,14 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that is wrong with a rules file.
+/// One mistake in a rules file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Counted from 1; 0 where the place is unknown.
+    /// Counted from 1; 0 if the position is unknown.
     pub line: u64,
-    /// Counted from 1, in characters; 0 where the place is unknown.
+    /// Counted from 1, in characters; 0 if the position is unknown.
     pub column: u64,
-    /// What is wrong.
+    /// Description of the mistake.
     pub message: String,
 }
 
@@ -80,12 +80,12 @@ impl Problem {
     }
 }
 
-/// All that is wrong with a rules file, in its order.
+/// All mistakes in a rules file, in its order.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigError(pub Vec<Problem>);
 
-/// Rules and channels as a file gives them: syntax, conditions and names are checked, secrets are not read yet.
+/// Rules and channels of a file: syntax, conditions and names are checked, secrets are not read yet.
 #[derive(Debug, Default)]
 pub struct Config {
     pub(super) rules: Vec<Rule>,
@@ -95,12 +95,12 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
-    /// Where the name stands.
+    /// Position of the name.
     place: Location,
     pub(super) text: String,
     pub(super) condition: Condition,
     pub(super) severity: Severity,
-    /// Names, and where each stands.
+    /// Names and their positions.
     pub(super) channels: Vec<(String, Location)>,
     pub(super) timing: Timing,
     pub(super) hysteresis: f64,
@@ -140,7 +140,7 @@ impl Config {
     /// Reads rules in YAML: see the [module](super) for the form.
     ///
     /// # Errors
-    /// Everything that is wrong, each with line and column.
+    /// All mistakes, each with line and column.
     pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
         let file: FileYaml = serde_saphyr::from_str(text).map_err(|error| {
             let location = error.location().unwrap_or(Location::UNKNOWN);
@@ -266,7 +266,7 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
     })
 }
 
-/// A rule's name is a subject of mails, a line of a log, and a part of PagerDuty's keys, which are short.
+/// A rule's name is the subject of a mail, part of a log line, and part of PagerDuty's keys, which are short.
 fn wrong_name(name: &str) -> Option<String> {
     let length = name.chars().count();
     if name.trim().is_empty() {
@@ -282,8 +282,9 @@ fn wrong_name(name: &str) -> Option<String> {
     }
 }
 
-/// Line and column of a scalar's character `offset`. A plain or quoted scalar may go on over several lines, which are
-/// one blank each; of a block scalar it is the place where it begins, because its indentation is not known here.
+/// Line and column of character `offset` of a scalar. In a plain or quoted scalar, which may have several lines, a line
+/// break counts as one blank. For a block scalar it is the scalar's beginning, because its indentation is not known
+/// here.
 fn within_scalar(text: &str, start: Location, offset: usize) -> (u64, u64) {
     let begins = (start.line(), start.column());
     let index = |n: u64| usize::try_from(n).ok()?.checked_sub(1);
@@ -318,8 +319,8 @@ fn within_scalar(text: &str, start: Location, offset: usize) -> (u64, u64) {
     (line, column)
 }
 
-/// The first line of the parser's message, without the place, which stands in front already, and without advice for
-/// those who call the parser.
+/// The first line of the parser's message, without the position, which our message begins with, and without advice for
+/// programmers who call the parser.
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
@@ -497,7 +498,7 @@ mod tests {
 
     #[test]
     fn hostile_files_are_refused_soon() {
-        // "Billion laughs", nesting, and more than a file of rules has.
+        // "Billion laughs", nesting, and more than a file of rules contains.
         let mut laughs = "channels: {}\nalerts:\n  - &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (name, before) in "bcdefghijk".chars().zip("abcdefghij".chars()) {
             let nine = vec![format!("*{before}"); 9].join(", ");

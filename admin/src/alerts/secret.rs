@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-/// Where a value is: `{env: NAME}`, `{file: PATH}` or, where it is no secret, the value itself.
+/// The source of a value: `{env: NAME}`, `{file: PATH}` or, if it is no secret, the value itself.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Place {
     Value(String),
@@ -23,7 +23,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value, for the one place that sends it.
+    /// The value, for the code that sends it.
     pub(super) fn expose(&self) -> &str {
         &self.0
     }
@@ -36,7 +36,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Place {
-    /// Reads the value; the end of its line does not belong to it.
+    /// Reads the value without the line break at its end.
     pub(super) fn read(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Secret, String> {
         let value = match self {
             Self::Value(value) => value.clone(),
@@ -54,7 +54,7 @@ impl Place {
     }
 }
 
-/// Names the place, not what is there.
+/// Shows the source, not the value.
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,15 +1,15 @@
-//! What a rule is doing: pure, time comes in.
+//! State of a rule: pure, time is an argument.
 
 use std::time::Duration;
 
-/// When a rule fires, stays and falls silent.
+/// Times that decide when a rule fires and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
-    /// The condition must hold for so long without a break.
+    /// The condition must hold this long without a break.
     pub(super) hold: Duration,
-    /// After a message that it is over, no new alarm for so long.
+    /// After an alarm was reported as ended, no new one begins for this long.
     pub(super) cooldown: Duration,
-    /// While it fires it is reported again after this long; zero: never.
+    /// While the rule fires, the alarm is reported again after this time; zero: never.
     pub(super) repeat: Duration,
 }
 
@@ -22,12 +22,12 @@ pub(super) enum Change {
     Resolved,
 }
 
-/// Times are since any fixed moment.
+/// Times are relative to any fixed moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
     #[default]
     Quiet,
-    /// Holds since then, but not long enough, or it cools down.
+    /// The condition holds since then, but not long enough, or the cool-down is not over.
     Pending {
         since: Duration,
     },
@@ -40,7 +40,7 @@ pub(super) enum State {
 pub(super) struct RuleState {
     pub(super) state: State,
     resolved: Option<Duration>,
-    /// When it was last reported that it fires.
+    /// Time of the last report of the alarm.
     told: Duration,
 }
 
@@ -49,8 +49,8 @@ impl RuleState {
         matches!(self.state, State::Firing { .. })
     }
 
-    /// Goes on with whether the condition holds now. Unknown changes nothing: a server that does not answer neither
-    /// raises nor ends the alarms on its figures.
+    /// Evaluates whether the condition holds now. `None` changes nothing: if a server does not reply, the alarms on its
+    /// figures neither begin nor end.
     pub(super) fn step(
         &mut self,
         now: Duration,

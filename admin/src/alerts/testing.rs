@@ -1,11 +1,11 @@
-//! Snapshots to judge.
+//! Snapshots for tests of rules.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::memory::{Sample, Snapshot};
 
-/// A process that uses so many percent of its heap; its cache is unknown.
+/// A process that uses this percentage of its heap; its cache is unknown.
 pub(crate) fn heap(percent: f64) -> Snapshot {
     let mut snapshot = unknown();
     let sample = Arc::make_mut(&mut snapshot.latest);
@@ -14,7 +14,7 @@ pub(crate) fn heap(percent: f64) -> Snapshot {
     snapshot
 }
 
-/// Nothing is known.
+/// A process without any known figure.
 pub(crate) fn unknown() -> Snapshot {
     let mut sample = Sample::default();
     sample.at += Duration::from_secs(1_763_721_000);

@@ -24,10 +24,10 @@ use super::{charts, control, guard, overview, page, profile, prometheus, stream}
 use crate::memory::{LocalTier, MemoryMonitor, Server};
 use tagcache::Cache;
 
-/// Requests a minute that one caller may make: the guide's load test (100 at once) passes, a loop does not.
+/// Requests per minute that one caller may make: enough for the guide's load test (100 at once), not for a loop.
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(300).expect("it is not zero");
 
-/// How the endpoint is put together; made by [`Admin::builder`].
+/// Settings of the endpoint; made by [`Admin::builder`].
 pub struct Builder {
     monitor: Arc<MemoryMonitor>,
     auth: Auth,
@@ -42,7 +42,8 @@ pub struct Builder {
 
 impl Builder {
     /// The application's cache: its local tier is listed, its counts are shown, and clearing and invalidating go
-    /// through it, to all its servers. Clearing drops what [`Cache::clear`] does, so its namespace alone.
+    /// through it, to all its servers. Clearing drops the same entries as [`Cache::clear`], so those of its namespace
+    /// only.
     #[must_use]
     pub fn cache<C: Send + Sync + 'static>(mut self, cache: Cache<C>) -> Self {
         let cache = Arc::new(cache);
@@ -58,7 +59,7 @@ impl Builder {
         self
     }
 
-    /// The server, to be looked into: top keys, tags, instances. Without a [`Self::cache`] it is also cleared and
+    /// The server to read top keys, tags and instances from. Without a [`Self::cache`] it is also cleared and
     /// invalidated.
     #[must_use]
     pub fn server(mut self, server: Server) -> Self {
@@ -73,22 +74,22 @@ impl Builder {
         self
     }
 
-    /// What this process is called. Default `tagcache`.
+    /// Name of this process. Default `tagcache`.
     #[must_use]
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.instance = name.into();
         self
     }
 
-    /// Requests a minute that one caller may make, in a burst too. Default 300.
+    /// Requests per minute that one caller may make, also in one burst. Default 300.
     #[must_use]
     pub fn requests_per_minute(mut self, requests: NonZeroU32) -> Self {
         self.per_minute = requests;
         self
     }
 
-    /// Tells a caller's address, by which guessing is limited. By default it is the connection's: behind a proxy
-    /// everybody's is the proxy's. Name a header here only if the proxy sets it whatever the caller sends.
+    /// Returns a caller's address, by which the guessing of tokens is limited. By default it is the connection's:
+    /// behind a proxy all callers have the proxy's address. Use a header here only if the proxy always overwrites it.
     ///
     /// ```
     /// # fn with(builder: tagcache_admin::http::Builder) -> tagcache_admin::http::Builder {
@@ -104,7 +105,7 @@ impl Builder {
         self
     }
 
-    /// Puts it together.
+    /// Builds the endpoint.
     pub fn build(self) -> Admin {
         Admin(Arc::new(Inner {
             streams: Streams::of(&self.monitor),
@@ -138,7 +139,7 @@ struct Inner {
 }
 
 impl Admin {
-    /// An endpoint that shows this monitor's figures to whom `auth` lets in.
+    /// An endpoint that shows this monitor's figures to the callers that `auth` accepts.
     pub fn builder(monitor: Arc<MemoryMonitor>, auth: Auth) -> Builder {
         Builder {
             monitor,
@@ -153,7 +154,7 @@ impl Admin {
         }
     }
 
-    /// Its routes, to be merged into an application's: see the [module](super). Where the application serves with
+    /// Its routes, to be merged into an application's: see the [module](super). If the application serves with
     /// connection info, callers are also limited by address.
     pub fn router(&self) -> Router {
         let guarded = Router::new()
@@ -179,8 +180,8 @@ impl Admin {
             .with_state(self.clone())
     }
 
-    /// Ends the streams that are open and refuses new ones: for the shutdown of an application that mounts the
-    /// router, which would wait for them for ever. [`serve`](super::serve) does so by itself.
+    /// Ends the streams that are open and refuses new ones: for the shutdown of an application that mounts the router,
+    /// which would otherwise wait for them forever. [`serve`](super::serve) does so by itself.
     pub fn end_streams(&self) {
         self.0.streams.end();
     }

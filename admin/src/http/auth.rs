@@ -1,4 +1,4 @@
-//! Who may do what.
+//! Authentication and authorisation of callers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,51 +10,51 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::limit::of_connection;
 use super::problem::Problem;
 
-/// Shortest token that is accepted: 16 characters of base64 are 96 bits.
+/// Length of the shortest token that is accepted: 16 characters of base64 are 96 bits.
 const MIN_TOKEN: usize = 16;
 
-/// What a caller may do.
+/// The requests that a caller may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Look at figures.
+    /// Read figures.
     Read,
-    /// Look, clear, invalidate and dump profiles.
+    /// Read, clear, invalidate and dump profiles.
     Admin,
 }
 
 /// A caller that may use the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Whom the rate limit counts for, such as a user's id.
+    /// The name that the rate limit counts by, such as a user's id.
     pub name: String,
-    /// What they may do.
+    /// The caller's access.
     pub access: Access,
 }
 
-/// Why an [`Auth`] predicate lets somebody not in.
+/// The reason why an [`Auth`] predicate refuses a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Nobody is signed in: 401.
+    /// No user is signed in: 401.
     Unauthorized,
-    /// Somebody is, who may not: 403.
+    /// The user is signed in but has no access: 403.
     Forbidden,
 }
 
-/// Why a token is refused.
+/// The reason why a token is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// It could be guessed.
+    /// The token is short enough to be guessed.
     #[error("the admin token has {0} characters, at least {MIN_TOKEN} are needed")]
     Short(usize),
-    /// It cannot be sent as a header.
+    /// The token cannot be sent as a header.
     #[error("the admin token has a character other than the printable ones of ASCII")]
     NotAscii,
 }
 
 type Predicate = dyn Fn(&Parts) -> Result<Caller, Denied> + Send + Sync;
 
-/// How callers are distinguished.
+/// The method that authenticates callers.
 #[derive(Clone)]
 pub struct Auth(Kind);
 
@@ -66,17 +66,17 @@ enum Kind {
 }
 
 impl Auth {
-    /// Whoever sends `Authorization: Bearer <token>` is an admin. How long the comparison takes tells nothing about
-    /// the token, its length included.
+    /// A request with `Authorization: Bearer <token>` has admin access. The time of the comparison reveals nothing
+    /// about the token, its length included.
     ///
     /// # Errors
-    /// When the token has less than 16 characters, or others than the printable ones of ASCII.
+    /// When the token is shorter than 16 characters, or contains other characters than printable ASCII ones.
     pub fn bearer(token: &str) -> Result<Self, AuthError> {
         Self(Kind::Tokens(Vec::new())).or_token(token, Access::Admin)
     }
 
-    /// Lets in a second token that may only look; its holder gets 403 for everything else. Does nothing where
-    /// callers are not distinguished by tokens.
+    /// Accepts a second token for read access only; its holder gets 403 for everything else. Has no effect if callers
+    /// are not authenticated by tokens.
     ///
     /// # Errors
     /// As [`Self::bearer`].
@@ -98,20 +98,20 @@ impl Auth {
         Ok(self)
     }
 
-    /// The application decides, by its own sessions or users.
+    /// The application decides by its own sessions or users.
     pub fn predicate(
         predicate: impl Fn(&Parts) -> Result<Caller, Denied> + Send + Sync + 'static,
     ) -> Self {
         Self(Kind::Predicate(Arc::new(predicate)))
     }
 
-    /// Everybody on this machine is an admin. A request must come from a loopback address, and name a loopback host, so
-    /// that a web page elsewhere cannot reach it through the browser of somebody here (DNS rebinding).
+    /// Every caller on this machine has admin access. A request must come from a loopback address and name a loopback
+    /// host, so that a web page elsewhere cannot reach the endpoint through a browser on this machine (DNS rebinding).
     ///
-    /// [`serve`](super::serve) refuses to listen on other addresses than loopback ones. An application that mounts the
-    /// router must serve with connection info (`into_make_service_with_connect_info::<SocketAddr>()`): without it
-    /// nobody's address is known, and every request is refused. Do not put a proxy before it: to the endpoint all of
-    /// its requests come from this machine. Those that a proxy marks (`Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
+    /// [`serve`](super::serve) refuses to listen on addresses other than loopback ones. An application that mounts the
+    /// router must serve with connection info (`into_make_service_with_connect_info::<SocketAddr>()`): without it no
+    /// caller's address is known, and every request is refused. Do not put a proxy in front: to the endpoint all of its
+    /// requests come from this machine. Requests that a proxy marks (`Forwarded`, `X-Forwarded-For`, `X-Real-IP`,
     /// `Via`) are refused.
     pub fn insecure_on_loopback() -> Self {
         Self(Kind::None)
@@ -125,7 +125,7 @@ impl Auth {
         matches!(self.0, Kind::None)
     }
 
-    /// Lets a request in that needs this access.
+    /// Returns the caller if it has the access that the request needs.
     pub(super) fn check(&self, request: &Parts, needed: Access) -> Result<Caller, Problem> {
         let caller = match &self.0 {
             Kind::Tokens(tokens) => {
@@ -162,13 +162,13 @@ impl Auth {
         Ok(caller)
     }
 
-    /// Browsers say where a request comes from; what is no browser does not.
+    /// Browsers send a request's origin; other clients do not.
     fn is_cross_site(&self, request: &Parts) -> bool {
         if let Some(site) = request.headers.get("sec-fetch-site") {
             return site != "same-origin" && site != "none";
         }
-        // Older browsers, and all of them where the page came by plain HTTP, name the origin alone. A token no browser
-        // adds by itself, and a proxy may have changed the host: there the origin proves nothing.
+        // Older browsers, and all browsers on a page that came by plain HTTP, send the origin only. With tokens the
+        // origin proves nothing: no browser adds a token by itself, and a proxy may have changed the host.
         let Some(origin) = request.headers.get(header::ORIGIN) else {
             return false;
         };
@@ -192,7 +192,7 @@ fn token_of(headers: &HeaderMap) -> Option<&str> {
 
 fn by_token(tokens: &[(Arc<str>, Access)], given: &str) -> Option<Caller> {
     let mut found = None;
-    // All of them, whichever matches: the time tells nothing about the others.
+    // Compares with every token, so that the time reveals nothing about the others.
     for (i, (token, access)) in tokens.iter().enumerate() {
         if bool::from(same(token.as_bytes(), given.as_bytes())) {
             found = Some(Caller {
@@ -204,8 +204,8 @@ fn by_token(tokens: &[(Arc<str>, Access)], given: &str) -> Option<Caller> {
     found
 }
 
-/// Takes as long as `given` is, however much of it is right. Slices of other lengths `ct_eq` refuses at once, which
-/// would tell the token's length.
+/// The time depends on the length of `given` only, not on how many bytes match. `ct_eq` on slices returns early if the
+/// lengths differ, which would reveal the token's length.
 fn same(token: &[u8], given: &[u8]) -> Choice {
     let mut same = token.len().ct_eq(&given.len());
     for (byte, right) in given.iter().zip(token.iter().cycle()) {
@@ -214,7 +214,7 @@ fn same(token: &[u8], given: &[u8]) -> Choice {
     same
 }
 
-/// Whom the request is for: a browser's page cannot make up that header.
+/// The host that the request names: a page in a browser cannot forge that header.
 fn host_of(request: &Parts) -> Option<Authority> {
     let host = request.headers.get(header::HOST);
     host.map_or_else(
@@ -224,8 +224,8 @@ fn host_of(request: &Parts) -> Option<Authority> {
     )
 }
 
-/// By the connection alone: a header may say anything. That there is a proxy is believed, though: it passes on what came
-/// from elsewhere.
+/// Checks the address of the connection, since a header can be forged. A header that names a proxy is believed, though:
+/// a proxy forwards requests from other machines.
 fn comes_from_here(request: &Parts) -> bool {
     let passed_on = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
     of_connection(request).is_some_and(|peer| peer.to_canonical().is_loopback())

@@ -1,6 +1,6 @@
-//! Charts over the samples that are kept, drawn here as SVG, so that the page needs no library. Colours are
-//! placeholders that the page's style replaces: the same drawing serves light and dark. A drawing carries its values, so
-//! that the page can name the one under the pointer and list them all.
+//! Charts over the samples in memory, drawn here as SVG, so that the page needs no library. Colours are placeholders
+//! that the page's style replaces: the same drawing serves light and dark. A drawing contains its values, so that the
+//! page can show the one under the pointer and list them all.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -20,16 +20,16 @@ use super::admin::Admin;
 use super::problem::Problem;
 use crate::memory::{CacheFigures, Sample};
 
-/// First and second series; the page's style knows them by these values.
+/// First and second series; the page's style replaces these values.
 const COLOURS: [RGBColor; 2] = [RGBColor(1, 1, 1), RGBColor(2, 2, 2)];
 const GRID: RGBColor = RGBColor(3, 3, 3);
 const TEXT: RGBColor = RGBColor(4, 4, 4);
-/// More points than this in a line show nothing more.
+/// More points than this are not visible in a line.
 const POINTS: usize = 400;
-/// Over so long rates are taken.
+/// Time over which rates are computed.
 const WINDOW: Duration = Duration::from_secs(60);
 const MB: f64 = 1_048_576.0;
-/// Around the plot, in pixels.
+/// Margins around the plot, in pixels.
 const MARGIN: u32 = 6;
 const RIGHT: u32 = 18;
 const BELOW: u32 = 22;
@@ -42,7 +42,7 @@ pub(super) struct Drawing {
     range: Option<Past>,
 }
 
-/// Time before the last sample.
+/// Length of the chart, up to the last sample.
 #[derive(Clone, Copy, Deserialize)]
 enum Past {
     #[serde(rename = "15m")]
@@ -63,11 +63,11 @@ impl Past {
     }
 }
 
-/// What is drawn.
+/// The content of a chart.
 struct Chart {
     title: &'static str,
     unit: &'static str,
-    /// Shown even where no value comes near it.
+    /// The axis reaches at least this value.
     at_least: f64,
     series: Vec<Series>,
     /// When the last sample was taken.
@@ -178,8 +178,8 @@ fn of(name: &str, history: &[Arc<Sample>], past: Duration) -> Option<Chart> {
     })
 }
 
-/// The values of the past's samples and of what was a minute before each (or the first sample), thinned out: a rate over
-/// a minute moves where one between two samples would jump.
+/// The value of each sample in `past`, computed against the sample one minute before it (or the first sample), thinned
+/// out: a rate over a minute is smoother than one between two samples.
 fn points(
     history: &[Arc<Sample>],
     past: Duration,
@@ -243,7 +243,7 @@ fn axes(
     y: Range<f64>,
 ) -> Result<(), DrawError> {
     let text = ("sans-serif", 12).into_font().color(&TEXT);
-    // Entries and invalidations come whole.
+    // Entries and invalidations are whole numbers.
     let digits = usize::from(chart.unit == "MB" && y.end < 10.0);
     let mut context = ChartBuilder::on(root)
         .margin(MARGIN)
@@ -283,8 +283,8 @@ fn ago(seconds: f64) -> String {
     }
 }
 
-/// Adds what the drawing shows, in words and as values: seconds before the last sample (0 and below) with the value, and
-/// where in the drawing the plot lies.
+/// Adds a description of the drawing, in words and as values: seconds before the last sample (0 and below) with the
+/// value, and the position of the plot in the drawing.
 fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) -> String {
     let mut told = format!(
         "{} over the last {}:",
@@ -328,7 +328,7 @@ fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) 
         },
         "series": series,
     });
-    // No name or unit has a character that XML would take for markup.
+    // No name or unit contains a character of XML markup.
     svg.replacen("<svg ", "<svg role=\"img\" ", 1).replacen(
         '>',
         &format!("><title>{told}</title><metadata>{values}</metadata>"),
@@ -386,7 +386,7 @@ mod tests {
             (&json!("MB"), &json!(-900.0))
         );
         assert_eq!(values["series"][0]["points"][90], json!([0.0, 1000.0]));
-        // The line begins and ends where the plot is said to.
+        // The line begins and ends at the position that the values state.
         let line = svg
             .split("<polyline")
             .find(|part| part.contains("#010101"))
@@ -404,7 +404,7 @@ mod tests {
         let sample = |i: u64| {
             let mut sample = Sample::default();
             sample.since_start = Duration::from_secs(i * 20);
-            // All reads are misses for two minutes, then three of four are hits; those of a minute come at once.
+            // All reads are misses for two minutes, then three of four are hits; the counters change once per minute.
             let local = sample.local.insert(LocalFigures::default());
             local.hits = i.saturating_sub(6) / 3 * 9;
             local.misses = if i <= 6 { i * 4 } else { 24 + (i - 6) };

@@ -1,4 +1,4 @@
-//! What changes the cache: through the application's own, where there is one, else on the server that is watched.
+//! Routes that change the cache: the application's own cache if there is one, otherwise the server that is watched.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use super::problem::Problem;
 use super::tiers::Invalidation;
 use crate::memory::Server;
 
-/// For a body to arrive.
+/// Time within which a request's body must arrive.
 const BODY: Duration = Duration::from_secs(10);
 
 type Answer = Result<Json<Value>, Problem>;
 
-/// Drops every entry: on the server first, so that the local tier cannot be filled from what is about to go.
+/// Drops every entry: on the server first, so that the local tier is not filled again with the old entries.
 pub(super) async fn clear(State(admin): State<Admin>) -> Answer {
     let held = admin.local().map(|local| local.figures().entries);
     let server = if let Some(tiers) = admin.tiers() {
@@ -41,7 +41,7 @@ pub(super) async fn clear(State(admin): State<Admin>) -> Answer {
 #[serde(deny_unknown_fields)]
 pub(super) struct Invalidate {
     tags: Vec<String>,
-    /// Entries turn stale instead of gone.
+    /// Entries turn stale instead of being removed.
     #[serde(default)]
     soft: bool,
 }
@@ -94,7 +94,7 @@ async fn on_server(server: Server, kind: Invalidation, tags: Vec<String>) -> Res
     .await
 }
 
-/// Runs a call that waits for the server where it holds up nothing else.
+/// Runs a blocking call on a thread where it blocks no async task.
 pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> RedisResult<T> + Send + 'static,
 ) -> Result<T, Problem> {

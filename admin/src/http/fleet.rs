@@ -1,5 +1,5 @@
-//! Every instance publishes its figures into the server itself, as an entry with a tag and a TTL: one page, and
-//! `redis-cli`, show all of them, and one that ended disappears by itself.
+//! Every instance publishes its figures into the server, as an entry with a tag and a TTL: the dashboard and
+//! `redis-cli` show all of them, and an instance that ended disappears by itself.
 //!
 //! ```text
 //! CACHE.TAGSCAN tagcache:instances 0
@@ -15,25 +15,25 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::memory::{Event, MemoryMonitor, Server, Snapshot, Status};
 
-/// The tag that all instances' entries carry.
+/// The tag of all instances' entries.
 pub(super) const TAG: &str = "tagcache:instances";
-/// What an instance's key begins with.
+/// The prefix of an instance's key.
 pub(super) const KEY: &str = "tagcache:instance:";
-/// Instances that are listed at most.
+/// At most this many instances are listed.
 pub(super) const MAX_INSTANCES: usize = 1000;
-/// Not published more often than this, however often samples are taken.
+/// Minimum time between two reports, however often samples are taken.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// How many minutes an instance reports.
+/// Minutes of history in a report.
 const MINUTES: usize = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The report of an instance.
+/// The report of one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
-    /// Its name.
+    /// The instance's name.
     pub instance: String,
-    /// How it is doing. What a later version may call otherwise is a warning here: it is not known to be well.
+    /// The instance's state. A state that a later version added reads as a warning, because it may not be healthy.
     #[serde(deserialize_with = "known_status")]
     pub status: Status,
     /// Heap used in percent of its total.
@@ -42,20 +42,20 @@ pub struct Instance {
     pub heap_used: Option<u64>,
     /// Resident memory, bytes.
     pub rss: Option<u64>,
-    /// Whether its growth looks like a leak.
+    /// Whether the growth of its memory looks like a leak.
     #[serde(default)]
     pub leak_suspected: bool,
     /// Entries of its local tier.
     pub local_entries: Option<u64>,
-    /// Reads that either tier answered, in percent.
+    /// Reads that are hits in either tier, in percent.
     pub hit_rate: Option<f64>,
-    /// Seconds since it started.
+    /// Seconds since the instance started.
     #[serde(default)]
     pub uptime_seconds: f64,
     /// RFC 3339, UTC, by its own clock.
     #[serde(default)]
     pub at: String,
-    /// Of this crate.
+    /// Version of this crate.
     #[serde(default)]
     pub version: String,
     /// Heap used in percent over the last hour, one figure per minute, the latest last.
@@ -75,9 +75,9 @@ fn known_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Status, D:
 pub struct Fleet;
 
 impl Fleet {
-    /// Publishes the monitor's figures under this name from now on, at most every 5 s, for as long as the monitor
-    /// runs. The entry lives for three intervals. A server that does not answer is tried again with the next sample.
-    /// Each instance needs a name of its own: of two that share one, the list shows the one that published last.
+    /// Publishes the monitor's figures under this name from now on, at most every 5 s, for as long as the monitor runs.
+    /// The entry lives for three intervals. If the server does not reply, the next sample tries again. Each instance
+    /// needs a name of its own: if two share one, the list shows the one that published last.
     pub fn join(monitor: &MemoryMonitor, server: Server, instance: &str) {
         let interval = monitor.interval().max(SHORTEST);
         let instance = instance.to_owned();
@@ -99,16 +99,16 @@ impl Fleet {
         });
     }
 
-    /// All instances that have published lately, by name.
+    /// All instances with a current report, by name.
     ///
     /// # Errors
-    /// When the server does not answer or has no module.
+    /// When the server does not reply or has no module.
     pub fn instances(server: &Server) -> RedisResult<Vec<Instance>> {
         instances(server)
     }
 }
 
-/// One figure per minute: the first sample's of each.
+/// One figure per minute: the first sample of each minute.
 #[derive(Default)]
 struct Recent {
     figures: VecDeque<Option<f64>>,
@@ -124,7 +124,7 @@ impl Recent {
         if self.figures.len() == MINUTES {
             self.figures.pop_front();
         }
-        // All instances' figures are read with each look: no more digits than are shown.
+        // Every request for the list reads all instances' figures, so they have no more digits than the page shows.
         let rounded = figure.map(|figure| (figure * 10.0).round() / 10.0);
         self.figures.push_back(rounded);
     }
@@ -160,7 +160,7 @@ fn publish(server: &Server, name: &str, snapshot: &Snapshot, recent: &Recent, in
         b"1",
         TAG.as_bytes(),
     ];
-    // A report that cannot be sent now is sent with the next sample.
+    // If a report cannot be sent, the next sample sends one.
     let _ = server.command::<()>("CACHE.SET", &args);
 }
 

@@ -1,4 +1,4 @@
-//! What stands before every request, and the headers of every answer.
+//! Checks before every request, and headers of every response.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, header};
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::admin::Admin;
 use super::auth::Access;
 
-/// Address, caller, access: in this order, so that guessing tokens is limited too.
+/// Address, caller, access: in this order, so that the limit applies to guessed tokens too.
 pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let needed = if parts.method == Method::GET || parts.method == Method::HEAD {
@@ -30,7 +30,7 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
     }
 }
 
-/// What the answer itself does not say otherwise: it belongs into nobody's cache, frame, script or log of referrers.
+/// Defaults for headers that the response does not set: no cache, frame, script or referrer may use it.
 pub(super) async fn headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let defaults = [

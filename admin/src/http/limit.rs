@@ -1,4 +1,4 @@
-//! So many requests a minute and caller, by the generic cell rate algorithm.
+//! A limit of requests per minute and caller, by the generic cell rate algorithm.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,12 +11,12 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::problem::Problem;
 
-/// Callers that are remembered before those that have been quiet are forgotten.
+/// The limiter forgets idle callers when it remembers more than this many.
 const MANY: usize = 10_000;
-/// How much more one address may ask for than one caller: several callers may share it.
+/// An address may send this many times the requests of one caller, because several callers may share it.
 const PER_ADDRESS: u32 = 10;
 
-/// Tells a caller's address.
+/// Returns a caller's address.
 pub(super) type ClientAddress = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
 /// The address at the other end of the connection; `None` where the application serves without connection info.
@@ -41,7 +41,8 @@ impl Limit {
         }
     }
 
-    /// Before anybody is let in: bounds how fast tokens can be tried. Those without a known address share one.
+    /// Runs before authentication: bounds how fast tokens can be tried. Callers without a known address share one
+    /// limit.
     pub(super) fn address(&self, address: Option<IpAddr>) -> Result<(), Problem> {
         self.take(&self.addresses, &address.map(network))
     }
@@ -64,7 +65,7 @@ impl Limit {
     }
 }
 
-/// One caller's addresses: of IPv6 each has 2^64 of them.
+/// The addresses of one caller: an IPv6 caller has 2^64 of them.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

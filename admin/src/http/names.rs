@@ -1,7 +1,7 @@
-//! A key or a tag that somebody names: what is known about the entry, and the tag's entries page by page.
+//! Look-up of a key or a tag: the details of the entry, and the tag's entries page by page.
 //!
-//! Names are bytes. In a query they are percent-encoded; an answer gives each as text for people, and as `query` for the
-//! next request.
+//! Names are bytes. In a query they are percent-encoded; a response contains each as text for people, and as `query`
+//! for the next request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::memory::Server;
 
 /// Entries that one page of a tag looks at.
 const PAGE: &[u8] = b"50";
-/// How long a look-up waits for those before it.
+/// Longest wait for the look-ups in progress.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// One look-up at a time: a server that does not answer must not collect look-ups, and the monitor's samples behind
+/// One look-up at a time: if the server does not reply, look-ups must not pile up, and the monitor's samples behind
 /// them.
 pub(super) struct Turn(Arc<Semaphore>);
 
@@ -83,7 +83,7 @@ type Fields = HashMap<String, redis::Value>;
 fn inspected(key: &[u8], fields: &Fields) -> RedisResult<Json<Value>> {
     let number = |name| number(fields, name);
     let tags: Vec<Vec<u8>> = field(fields, "tags")?;
-    // -1: it does not expire.
+    // -1: the entry does not expire.
     let pttl = number("pttl")?;
     Ok(Json(json!({
         "key": named(key),
@@ -121,12 +121,12 @@ pub(super) fn named(name: &[u8]) -> Value {
     })
 }
 
-/// A name as it is written in a query.
+/// Percent-encodes a name for a query.
 pub(super) fn query(name: &[u8]) -> String {
     percent_encode(name, NON_ALPHANUMERIC).to_string()
 }
 
-/// Not by `Query`, which takes text alone: names are bytes.
+/// `Query` takes text only, but names are bytes.
 fn parameter(query: Option<&str>, name: &str) -> Option<Vec<u8>> {
     let mut parameters = query?.split('&').filter_map(|one| one.split_once('='));
     let (_, value) = parameters.find(|(named, _)| *named == name)?;
@@ -154,7 +154,7 @@ async fn look<T: Send + 'static>(
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
     })?;
     blocking(move || {
-        // Also kept where the caller went away: its command is still under way.
+        // The permit is held even if the caller disconnects: the command is still running.
         let _turn = turn;
         ask(&server)
     })

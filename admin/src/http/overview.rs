@@ -1,4 +1,4 @@
-//! What looks into the server: top keys, tags by memory, instances.
+//! Reads from the server for the dashboard: top keys, tags by memory, instances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,17 +17,17 @@ use super::names::query;
 use super::problem::Problem;
 use crate::memory::Server;
 
-/// Keys and tags that are listed.
+/// Number of keys and tags that are listed.
 const LISTED: usize = 12;
-/// One look serves all callers for this long.
+/// One result serves all callers for this long.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The last look. Whoever asks while one is under way waits for it: a server that does not answer must not collect
-/// looks that wait for each other, and the monitor's samples behind them.
+/// The last result. A caller that asks during a read waits for that read: if the server does not reply, reads must not
+/// pile up, and the monitor's samples behind them.
 #[derive(Default)]
 pub(super) struct Overview {
     last: Arc<Mutex<Option<Look>>>,
-    /// Changes made through the endpoint so far; a look from before the last one is outdated.
+    /// Number of changes made through the endpoint; a result from before the last change is outdated.
     changes: Arc<AtomicU64>,
 }
 
@@ -44,7 +44,7 @@ impl Overview {
 
     async fn see(&self, server: Server) -> Result<Value, tokio::task::JoinError> {
         let (last, counter) = (Arc::clone(&self.last), Arc::clone(&self.changes));
-        // A task of its own, so that a look does not end with the caller that began it.
+        // A task of its own, so that a read does not end with the caller that began it.
         tokio::spawn(async move {
             let mut last = last.lock().await;
             let changes = counter.load(Ordering::Relaxed);
@@ -66,7 +66,7 @@ impl Overview {
     }
 }
 
-/// A part that the server does not give is null.
+/// A part that the server does not return is null.
 pub(super) async fn overview(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
     let Some(server) = admin.server().cloned() else {
         return Ok(Json(
@@ -89,7 +89,8 @@ fn look_into(server: &Server) -> Value {
             return None;
         }
         let answer = look(server);
-        // A refusal concerns one command; whoever did not answer at all will not answer the next one either.
+        // A refusal concerns one command. A server that did not reply to one command will not reply to the next one
+        // either.
         away = answer.as_ref().is_err_and(|error| error.code().is_none());
         answer.ok()
     };
@@ -101,7 +102,7 @@ fn look_into(server: &Server) -> Value {
 }
 
 fn top_keys(server: &Server) -> RedisResult<Value> {
-    // What the fleet publishes is read with each look, and is not what the application caches.
+    // Every read of the instances hits their entries, which are not entries of the application.
     let count = (LISTED + MAX_INSTANCES).to_string();
     let keys: Vec<(Vec<u8>, u64)> = server.command("CACHE.TOP", &[count.as_bytes()])?;
     Ok(keys

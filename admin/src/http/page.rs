@@ -1,5 +1,4 @@
-//! The dashboard's page: files that are part of the program. Its addresses are relative, so that it works under
-//! any prefix.
+//! The dashboard's page: files that are part of the program. Its URLs are relative, so that it works under any prefix.
 
 use axum::extract::{OriginalUri, Path};
 use axum::http::header::{self, HeaderName};
@@ -9,7 +8,7 @@ use super::problem::Problem;
 
 const PAGE: &str = include_str!("dashboard/index.html");
 
-/// Nothing from elsewhere, nothing inline, no frames around it.
+/// Forbids sources on other origins, inline code and embedding in frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -20,7 +19,8 @@ pub(super) async fn page(OriginalUri(uri): OriginalUri) -> impl IntoResponse {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    // Of `/ops` and `/ops/` a browser takes the first without its last part for where the page lies.
+    // A browser resolves relative URLs against the page's path without its last segment: `/ops` needs a prefix, `/ops/`
+    // does not.
     let last = uri.path().rsplit('/').next().unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
     let page = if last.is_empty() || !last.bytes().all(plain) {

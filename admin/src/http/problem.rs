@@ -8,7 +8,7 @@ use serde_json::json;
 
 use tagcache::{Error, Remedy};
 
-/// What went wrong with a request.
+/// An error of a request.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -17,7 +17,7 @@ pub(super) struct Problem {
     challenge: &'static str,
 }
 
-/// The answer to a request without a token names no error (RFC 6750, 3.1).
+/// The response to a request without a token names no error (RFC 6750, 3.1).
 const CHALLENGE: &str = "Bearer realm=\"tagcache\"";
 const WRONG_TOKEN: &str = "Bearer realm=\"tagcache\", error=\"invalid_token\"";
 
@@ -66,14 +66,14 @@ impl Problem {
         }
     }
 
-    /// The server behind this one did not do as asked.
+    /// The server refused the command or did not reply.
     pub(super) fn server(error: &redis::RedisError) -> Self {
         match (error.code(), error.detail()) {
             (Some("ERR"), Some(detail)) if detail.starts_with("unknown command") => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "The cache server has not loaded the module (tagcache doctor names the remedy)",
             ),
-            // What it has against the arguments, in its own words.
+            // The server's own message about the arguments.
             (Some("ERR" | "WRONGTYPE"), Some(detail)) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
             }
@@ -84,7 +84,7 @@ impl Problem {
         }
     }
 
-    /// The cache, or a server behind it, did not do as asked.
+    /// The cache, or a server behind it, refused the command or did not reply.
     pub(super) fn cache(error: &Error) -> Self {
         let status = match error.remedy() {
             Remedy::FixCall => StatusCode::UNPROCESSABLE_ENTITY,
@@ -115,7 +115,7 @@ impl IntoResponse for Problem {
             );
         }
         if let Some(wait) = self.retry_after {
-            // Whole seconds, rounded up: a caller that comes back then is let in.
+            // Whole seconds, rounded up: a caller that retries then is accepted.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }

@@ -4,8 +4,8 @@ use axum::response::Response;
 
 use super::problem::Problem;
 
-/// A gzipped pprof profile, for `go tool pprof` and what reads its format. Needs a process whose global allocator is
-/// jemalloc and that was started with `_RJEM_MALLOC_CONF=prof:true,prof_active:true`.
+/// A gzipped pprof profile, for `go tool pprof` and tools that read its format. Needs a process whose global allocator
+/// is jemalloc and that was started with `_RJEM_MALLOC_CONF=prof:true,prof_active:true`.
 #[cfg(feature = "jemalloc")]
 pub(super) async fn heap_profile() -> Result<Response, Problem> {
     use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) async fn heap_profile() -> Result<Response, Problem> {
     if !control.activated() {
         return Err(off());
     }
-    // The dump goes through a file: not where others wait.
+    // The dump is written to a file, so it must not block an async worker thread.
     let dump = tokio::task::spawn_blocking(move || control.dump_pprof()).await;
     let failed = |error: String| {
         Problem::new(
@@ -46,7 +46,7 @@ pub(super) async fn heap_profile() -> Result<Response, Problem> {
     Ok((headers, profile).into_response())
 }
 
-/// Without jemalloc there is nothing to profile.
+/// Without jemalloc there is no profile.
 #[cfg(not(feature = "jemalloc"))]
 pub(super) async fn heap_profile() -> Result<Response, Problem> {
     Err(Problem::new(

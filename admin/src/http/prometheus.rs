@@ -26,7 +26,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
 struct Families(Vec<MetricFamily>);
 
 impl Families {
-    /// One that has no value is left out.
+    /// A metric without a value is left out.
     fn add<const LABELS: usize>(
         &mut self,
         name: &str,
@@ -75,7 +75,7 @@ fn families(admin: &Admin) -> Families {
         } else {
             MetricType::GAUGE
         };
-        // A figure that cannot be known is left out: 0 would be a lie, NaN a nuisance.
+        // An unknown figure is left out: 0 would be wrong, and NaN breaks queries.
         let value = metric.read(&snapshot);
         let value = value.map(|value| ([], metric.unit.to_base(value)));
         families.add(metric.prometheus, kind, &format!("{}.", metric.help), value);
@@ -95,7 +95,7 @@ fn families(admin: &Admin) -> Families {
     families
 }
 
-/// What the application's cache has done, and its servers as it sees them.
+/// The counts of the application's cache, and the state of its servers.
 fn client(families: &mut Families, stats: &CacheStats) {
     let mut total = |name: String, help: &str, count: u64| {
         families.add(&name, MetricType::COUNTER, help, [([], count as f64)]);

@@ -20,21 +20,21 @@ use tokio::task::JoinSet;
 use super::admin::Admin;
 use super::problem::Problem;
 
-/// Connections that may be open at once; others wait to be accepted.
+/// Number of connections that may be open at once; others wait to be accepted.
 const CONNECTIONS: usize = 512;
-/// For the head of a request to arrive, from the connection or the answer before it on: who sends it byte by byte, or
-/// nothing, does not keep a place.
+/// Time within which the head of a request must arrive, counted from the connection or the previous response. A client
+/// that sends it byte by byte, or sends nothing, does not keep its connection.
 const HEAD: Duration = Duration::from_secs(10);
-/// For requests that are being answered at the end.
+/// Time for the requests that are being processed at the end.
 const LEAVE: Duration = Duration::from_secs(5);
-/// After a failed accept: the process is out of file descriptors, which takes a moment to pass.
+/// Pause after a failed accept: the process is out of file descriptors, and needs some time to get them back.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Why the endpoint does not serve.
+/// The reason why the endpoint does not serve.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Everybody on the network would be an admin.
+    /// Without authentication every caller on the network would have admin access.
     #[error("without authorisation the admin endpoint listens on loopback only, not on {0}")]
     Insecure(SocketAddr),
     /// The listener failed.
@@ -42,11 +42,11 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
-/// Serves until `end` is ready; then ends the streams and lets the requests that are being answered finish, for 5 s at
-/// most. When it returns, or is dropped, no connection is left.
+/// Serves until `end` is ready; then ends the streams and lets running requests finish, for 5 s at most. When it
+/// returns, or is dropped, no connection is left.
 ///
 /// # Errors
-/// When callers are not distinguished and the address is not a loopback one, or the listener fails.
+/// When callers are not authenticated and the address is not a loopback one, or the listener fails.
 pub async fn serve(
     listener: TcpListener,
     admin: Admin,
@@ -66,7 +66,7 @@ pub async fn serve(
 
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
-    // Ended with this future, however that ends.
+    // The set ends all connections when this future completes or is dropped.
     let mut connections = JoinSet::new();
     let mut end = pin!(end);
     loop {
@@ -82,7 +82,7 @@ pub async fn serve(
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         connections.spawn(async move {
-            // What goes wrong with a connection is its client's business.
+            // An error of a connection concerns its client only.
             let _ = connection.await;
             drop(place);
         });
@@ -102,7 +102,7 @@ async fn accept(
         let place = place.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Events are small and each is due at once.
+                // Events are small, and each must be sent at once.
                 let _ = stream.set_nodelay(true);
                 return (stream, peer, place);
             }

@@ -9,7 +9,8 @@ use tagcache::memory::{LocalFigures, ServerReading, Snapshot};
 use super::admin::Admin;
 use super::tiers;
 
-/// The guide's shape and order; `raw` holds the same and more as numbers. A figure that this system does not give is null.
+/// Fields in the guide's shape and order; `raw` holds the same figures and more as numbers. A figure that this system
+/// does not provide is null.
 #[derive(Serialize)]
 pub(super) struct MemoryStats {
     #[serde(flatten)]
@@ -24,7 +25,7 @@ pub(super) fn memory_stats(admin: &Admin, snapshot: &Snapshot) -> MemoryStats {
     }
 }
 
-/// As sampled; where the monitor was not given the tier that the endpoint was, as they are now.
+/// The figures of the latest sample. If the monitor does not sample the local tier, its current figures.
 fn local_figures(admin: &Admin, snapshot: &Snapshot) -> Option<LocalFigures> {
     let now = || admin.local().map(|local| local.figures());
     snapshot.latest.local.or_else(now)

@@ -1,4 +1,4 @@
-//! Statistics as server-sent events, one a sample.
+//! Statistics as server-sent events, one per sample.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use crate::memory;
 
 /// Streams that may be open at once.
 const STREAMS: usize = 32;
-/// A comment is sent when nothing else was, so that a connection that is gone is noticed.
+/// An idle stream sends a comment at this interval, so that a closed connection is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A stream ends after this long, and its reader asks again: a caller that lost the right to look loses the stream as well.
+/// A stream ends after this long, and its reader connects again: a caller that lost its access loses the stream as
+/// well.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
 pub(super) struct Streams {
-    /// How many samples were taken; its value says nothing, its changes everything.
+    /// Number of samples taken; only its changes matter.
     samples: watch::Receiver<u64>,
     open: Arc<Semaphore>,
     ended: watch::Sender<bool>,
@@ -68,7 +69,7 @@ pub(super) async fn stream(
         let _ = tokio::time::timeout(LIFE, ended.wait_for(|ended| *ended)).await;
     };
     let events = WatchStream::new(streams.samples.clone()).map(move |_| {
-        // Given back when the stream is dropped.
+        // The permit is released when the stream is dropped.
         let _held = &place;
         let stats = memory_stats(&admin, &admin.monitor().snapshot());
         Event::default().event("stats").json_data(stats)

@@ -1,4 +1,4 @@
-//! The application's own two-tier cache behind the endpoint: what it does there takes effect on all its servers.
+//! The application's own two-tier cache behind the endpoint: a change there takes effect on all its servers.
 
 use std::pin::Pin;
 
@@ -12,16 +12,16 @@ type Dropped<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>
 /// Whether an invalidation removes entries or makes them stale.
 #[derive(Clone, Copy)]
 pub(super) enum Invalidation {
-    /// Nothing.
+    /// No value.
     Hard,
-    /// A stale value, for its grace.
+    /// A stale value, for the entry's grace.
     Soft,
 }
 
-/// A [`Cache`], whatever its codec.
+/// A [`Cache`] with any codec.
 pub(super) trait TwoTiers: Send + Sync {
     fn clear(&self) -> Dropped<'_>;
-    /// By what the tags are called on the servers.
+    /// Invalidates tags by their names on the servers.
     fn invalidate<'a>(&'a self, kind: Invalidation, names: &'a [String]) -> Dropped<'a>;
     fn stats(&self) -> CacheStats;
 }
@@ -43,7 +43,7 @@ impl<C: Send + Sync + 'static> TwoTiers for Cache<C> {
     }
 }
 
-/// The cache's counts and its servers as it sees them, for `raw`.
+/// The cache's counts and the state of its servers, for `raw`.
 pub(super) fn figures(stats: &CacheStats) -> Value {
     let counts: serde_json::Map<String, Value> = stats
         .counts()
@@ -69,7 +69,7 @@ pub(super) fn figures(stats: &CacheStats) -> Value {
     json!({"counts": counts, "servers": servers})
 }
 
-/// `lease_waits` and `ReadOnly` as JSON's fields are written.
+/// Converts `lease_waits` and `ReadOnly` to the form of JSON's fields.
 fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default();

@@ -1,32 +1,31 @@
-//! Every figure that can be shown, exported and watched, in one table: alert conditions, the Prometheus text and the
-//! exported rules all read it.
+//! All metrics in one table, from which alert conditions, the Prometheus text and the exported rules are made.
 
 use tagcache::memory::{CacheFigures, LocalFigures, ServerReading, ServerUsage, Snapshot};
 
-/// What the values of a metric are.
+/// Unit of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// 0 to 100 and, for the heap, beyond; exported to Prometheus as a ratio.
+    /// 0 to 100 and, for the heap, above; exported to Prometheus as a ratio.
     Percent,
     /// Milliseconds; exported in seconds.
     Milliseconds,
     /// Seconds.
     Seconds,
-    /// MB a minute; exported in bytes a second.
+    /// MB per minute; exported in bytes per second.
     MbPerMinute,
-    /// A number of things.
+    /// A count.
     Count,
-    /// A number of things that only grows.
+    /// A count that only grows.
     Total,
     /// 0 or 1; for the status 0 to 2.
     State,
 }
 
 impl Unit {
-    /// A value in Prometheus's base unit. 70 % is 0.7 as it is written, so that a rule over there draws the line where
-    /// this crate's does.
+    /// The value in Prometheus's base unit. 70 % becomes exactly the 0.7 of a rule's text, so that a rule in Prometheus
+    /// has the same threshold as one of this crate.
     pub fn to_base(self, value: f64) -> f64 {
         match self {
             Self::Percent => value / 100.0,
@@ -37,22 +36,22 @@ impl Unit {
     }
 }
 
-/// One figure.
+/// One metric.
 #[derive(Debug)]
 pub struct Metric {
     /// Its name in alert conditions, such as `memory.heapPercent`.
     pub name: &'static str,
     /// Its name in Prometheus.
     pub prometheus: &'static str,
-    /// What it is, in a sentence without its full stop.
+    /// Description, a sentence without its full stop.
     pub help: &'static str,
-    /// What its values are.
+    /// Unit of its values.
     pub unit: Unit,
     read: fn(&Snapshot) -> Option<f64>,
 }
 
 impl Metric {
-    /// Its value; `None` where it cannot be known.
+    /// The value; `None` if it is unknown.
     pub fn read(&self, snapshot: &Snapshot) -> Option<f64> {
         (self.read)(snapshot)
     }

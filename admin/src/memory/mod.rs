@@ -1,4 +1,4 @@
-//! A server's figures and the table of metrics, beside what [`tagcache::memory`] has.
+//! A server's figures and the table of metrics, in addition to [`tagcache::memory`].
 
 mod metrics;
 mod server;

@@ -13,28 +13,28 @@ use redis::{
 
 use tagcache::memory::{CacheFigures, ProcessSource, Sample, ServerReading, ServerUsage, Source};
 
-/// How long a connection may take to be made and a command to be answered.
+/// Time limit of a connection attempt and of a command's reply.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection to one server that is made when it is needed and made again after it broke. Calls block up to
-/// 2 s for a reply and, where it has to be made, 2 s for the connection and each step of its handshake (user, protocol,
-/// database; none by default); one at a time. Clones share the connection.
+/// A connection to one server, opened on demand and again after it broke. Calls block up to 2 s for a reply and, if the
+/// connection must be opened, 2 s for it and for each step of its handshake (user, protocol, database; none by
+/// default); one call at a time. Clones share the connection.
 #[derive(Clone)]
 pub struct Server {
     client: Client,
     connection: Arc<Mutex<Option<Connection>>>,
     own: Arc<Own>,
-    /// Of the server's container, which it does not know.
+    /// Memory limit of the server's container, which the server does not know.
     limit: Option<u64>,
 }
 
-/// Reads that only look at the cache: they are not to count as its use.
+/// Hits of the endpoint's own reads, which must not count as use of the cache.
 #[derive(Default)]
 struct Own {
     hits: AtomicU64,
-    /// The server's counter as last seen: when it goes back, it started again.
+    /// The server's counter at the last read: if it decreases, the server was restarted.
     seen: AtomicU64,
-    /// What was last answered: a look that is counted before it is forgotten must not make a counter go back.
+    /// The value that was returned last: if hits are counted before they are subtracted, the counter must not decrease.
     told: AtomicU64,
 }
 
@@ -51,17 +51,17 @@ impl Own {
 
 impl Server {
     /// The server at this URL, such as `redis://127.0.0.1:6379/0`. Does not connect yet. With `rediss://`, ring becomes
-    /// rustls's provider of cryptography for the process, unless the application has installed one.
+    /// the process's cryptography provider for rustls, unless the application has installed one.
     ///
     /// # Errors
-    /// When it is not a URL of that kind.
+    /// When the URL is invalid or of another kind.
     pub fn open(url: &str) -> RedisResult<Self> {
         let info = url.into_connection_info()?;
         if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            // redis-rs takes the process's, and panics where several are compiled in and none is installed.
+            // redis-rs uses the process's provider, and panics if several are compiled in and none is installed.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        // A name for CLIENT LIST is not worth two replies to wait for.
+        // A name in CLIENT LIST is not worth the wait for two replies.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
             client: Client::open(info.set_redis_settings(settings))?,
@@ -71,8 +71,8 @@ impl Server {
         })
     }
 
-    /// With the memory limit of the container that the server runs in, in bytes: a server does not know it, and takes
-    /// its machine's memory for the limit where it has no `maxmemory`.
+    /// Sets the memory limit of the server's container, in bytes: a server does not know it, and without `maxmemory`
+    /// its limit is the machine's memory.
     #[must_use]
     pub fn memory_limit(self, bytes: Option<u64>) -> Self {
         Self {
@@ -112,12 +112,12 @@ impl Server {
         })
     }
 
-    /// The database that is selected.
+    /// The selected database.
     pub fn database(&self) -> i64 {
         self.client.get_connection_info().redis_settings().db()
     }
 
-    /// Its figures, or why there are none. Three commands.
+    /// The server's figures, or the reason why there are none. Three commands.
     pub fn state(&self) -> ServerReading {
         match self.figures() {
             Ok(figures) => ServerReading::Up(Arc::new(figures)),
@@ -125,24 +125,24 @@ impl Server {
         }
     }
 
-    /// Its figures for a [`ProcessSource`].
+    /// The server's figures for a [`ProcessSource`].
     pub fn reader(&self) -> impl Fn() -> ServerReading + Send + Sync + use<> {
         let server = self.clone();
         move || server.state()
     }
 
-    /// Its figures.
+    /// The server's figures.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When the server does not reply.
     pub fn figures(&self) -> RedisResult<ServerUsage> {
         self.with(|connection| {
-            // Not in a pipeline: that would wait for the reply to each of them where there is none to the first.
+            // No pipeline: without a first reply it would wait for each of the others.
             let info = unless_refused(cmd("INFO").query(connection))?;
             let mut figures = info.as_ref().map(from_info).unwrap_or_default();
             figures.memory_limit = self.tightest(figures.memory_limit);
             figures.key_count = unless_refused(cmd("DBSIZE").query(connection))?;
-            // Without the module this one is an error, and no reason to do without the others.
+            // Without the module this command fails; the other figures are still returned.
             figures.cache = match cmd("CACHE.STATS").query(connection) {
                 Ok(stats) => Some(from_stats(&stats)),
                 Err(error) if breaks_connection(&error) => return Err(error),
@@ -158,12 +158,12 @@ impl Server {
     /// Sends a command.
     ///
     /// # Errors
-    /// When it is refused or the server does not answer.
+    /// When the server refuses the command or does not reply.
     pub fn command<T: FromRedisValue>(&self, name: &str, args: &[&[u8]]) -> RedisResult<T> {
         self.with(|connection| cmd(name).arg(args).query(connection))
     }
 
-    /// Says that so many hits were looks of this endpoint's own; [`Self::figures`] leaves them out.
+    /// Counts hits that were the endpoint's own reads; [`Self::figures`] subtracts them.
     pub(crate) fn forget_hits(&self, hits: u64) {
         self.own.hits.fetch_add(hits, Ordering::Relaxed);
     }
@@ -195,12 +195,12 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the client: its connection settings hold the password.
+        // Without the client: its connection settings contain the password.
         f.debug_struct("Server").finish_non_exhaustive()
     }
 }
 
-/// The reply; none where the user may not ask: a server that refuses is there.
+/// The reply; `None` if the server refuses the command, because then it is still reachable.
 fn unless_refused<T>(reply: RedisResult<T>) -> RedisResult<Option<T>> {
     match reply {
         Ok(reply) => Ok(Some(reply)),
@@ -237,7 +237,7 @@ fn from_info(info: &InfoDict) -> ServerUsage {
 fn from_stats(stats: &HashMap<String, String>) -> CacheFigures {
     let mut figures = CacheFigures::default();
     for (name, value) in stats {
-        // hit_rate is no whole number, and follows from hits and misses.
+        // hit_rate is not an integer, and follows from hits and misses.
         if let Ok(value) = value.parse() {
             figures.set(name, value);
         }
@@ -245,7 +245,7 @@ fn from_stats(stats: &HashMap<String, String>) -> CacheFigures {
     figures
 }
 
-/// Which process's memory a [`ServerMemory`] source reports.
+/// The process whose memory a [`ServerMemory`] source reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Subject {
     /// The server's: heap used is `used_memory`, the limit `maxmemory` or its machine's memory.
@@ -259,7 +259,7 @@ pub enum Subject {
 #[derive(Clone, Debug)]
 pub struct ServerMemory {
     server: Server,
-    /// Where this process's memory is read from, if that is the subject.
+    /// Reads this process's memory, if that is the subject.
     process: Option<ProcessSource>,
 }
 

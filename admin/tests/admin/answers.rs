@@ -1,4 +1,4 @@
-//! What every answer has, whatever was asked.
+//! Properties of the responses to all requests.
 
 use crate::endpoint::{Answer, Endpoint, Guide, TOKEN, builder};
 
@@ -47,7 +47,7 @@ fn no_answer_is_kept_framed_or_guessed_at() {
                 policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
                 "{asked}: {policy}"
             );
-            // The page and its parts are asked for again each time; all else is not even written to disk.
+            // The page and its parts are revalidated on each load; other responses are not stored at all.
             let kept = header("cache-control");
             let page = path == "/" || path.starts_with("/assets/");
             assert_eq!(kept, if page { "no-cache" } else { "no-store" }, "{asked}");
@@ -84,10 +84,10 @@ fn what_is_wrong_with_a_request_is_a_problem() {
         &send("POST", invalidate, &[token], "{\"tags\": [\"a\"]}"),
         415,
     );
-    // A little over the limit: what is not read any more fits into the connection's buffers.
+    // A little over the limit: the part that is not read fits into the connection's buffers.
     let huge = format!("{{\"tags\": [\"{}\"]}}", "x".repeat(2 << 20));
     is_problem(&send("POST", invalidate, &[token, json], &huge), 413);
-    // Another site's preflight is not answered, so its page cannot send the token.
+    // Another site's preflight is refused, so its page cannot send the token.
     let preflight = [
         ("origin", "https://elsewhere.example"),
         ("access-control-request-method", "POST"),

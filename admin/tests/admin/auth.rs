@@ -88,7 +88,7 @@ fn a_page_of_another_site_cannot_change_anything() {
 
 #[test]
 fn where_browsers_add_the_credentials_the_origin_must_be_this_one() {
-    // As with a session's cookie: whoever makes the browser send a request sends it as this user.
+    // As with a session's cookie: every request that the browser sends is authenticated as this user.
     let auth = Auth::predicate(|_| {
         Ok(Caller {
             name: "ada".into(),
@@ -143,7 +143,7 @@ fn an_address_is_what_the_application_says_it_is() {
         "{statuses:?}"
     );
     assert_eq!(guess("192.0.2.2"), 401);
-    // Who share a token do not use up each other's requests.
+    // Callers that share a token have separate limits.
     let look = |from: &str| {
         let authorization = format!("Bearer {TOKEN}");
         let headers = [
@@ -213,7 +213,7 @@ fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
         .parse()
         .unwrap();
     assert!((1..=20).contains(&wait), "{wait}");
-    // Another caller is not held up, and guessing is limited by address.
+    // Another caller is not limited, and guesses of tokens are limited by address.
     assert_eq!(endpoint.get_as(READER, STATS).status, 200);
     let statuses: Vec<u16> = (0..40)
         .map(|_| endpoint.get_as("a-guess-of-some-length", STATS).status)
@@ -335,7 +335,7 @@ fn without_authorisation_a_request_of_another_machine_is_refused() {
     }
     let unknown = builder().build().router();
     assert_eq!(status(unknown, &[]), 403, "served without connection info");
-    // What a header says of the caller's address does not count for it.
+    // A header with a loopback address does not grant access.
     let by_header = builder().client_address(|_| "127.0.0.1".parse().ok());
     let elsewhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
     let by_header = by_header
@@ -343,7 +343,7 @@ fn without_authorisation_a_request_of_another_machine_is_refused() {
         .router()
         .layer(Extension(ConnectInfo(elsewhere)));
     assert_eq!(status(by_header, &[]), 403);
-    // It counts against it: a proxy on this machine passes on the requests of others.
+    // A header of a proxy takes access away: a proxy on this machine forwards requests of other machines.
     for name in ["forwarded", "x-forwarded-for", "x-real-ip", "via"] {
         assert_eq!(
             status(from("127.0.0.1:9"), &[(name, "127.0.0.1")]),

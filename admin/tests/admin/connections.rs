@@ -64,7 +64,7 @@ fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
     let refused = endpoint.get("/api/admin/memory-stats/stream");
     assert_eq!(refused.status, 503, "{}", refused.text);
     assert_eq!(refused.kind, "application/problem+json");
-    // 31 that do not read, and one that does.
+    // 31 clients that do not read, and one that does.
     let mut reading = streams.pop().unwrap();
     let mut events = 0;
     let mut line = String::new();
@@ -81,27 +81,27 @@ fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
 
 #[test]
 fn more_connections_than_the_cap_wait_for_one_to_end() {
-    // Both ends of each are descriptors of this process.
+    // Both ends of each connection are descriptors of this process.
     let raised = std::process::Command::new("prlimit")
         .args(["--pid", &std::process::id().to_string(), "--nofile=4096:"])
         .status();
     assert!(raised.unwrap().success(), "prlimit of this process");
     let endpoint = Endpoint::start(builder(Guide).build());
     let request = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
-    // Each keeps its place until its next request is due, in 10 s.
+    // Each keeps its connection until its next request is due, in 10 s.
     let mut served: Vec<_> = (0..512)
         .map(|_| connect(endpoint.address, request))
         .collect();
     for reader in &mut served {
         assert_eq!(status(reader), "HTTP/1.1 200 OK");
-        // The rest of it.
+        // The rest of the response.
         reader.consume(reader.buffer().len());
     }
     let mut next = connect(endpoint.address, request);
     let wait = std::time::Duration::from_millis(500);
     next.get_ref().set_read_timeout(Some(wait)).unwrap();
     let answered = next.fill_buf().is_ok();
-    // On a machine that is too busy for the above, one has ended by now.
+    // If the machine is too slow for the check above, one connection has ended by now.
     let ended = |reader: &BufReader<TcpStream>| {
         reader.get_ref().set_nonblocking(true).unwrap();
         matches!(reader.get_ref().peek(&mut [0]), Ok(0))
@@ -134,7 +134,7 @@ fn the_end_waits_for_answers_and_not_for_streams() {
     end.send(()).unwrap();
     let served = runtime.block_on(async { tokio::time::timeout(DEADLINE, served).await });
     served.expect("it ends").unwrap().unwrap();
-    // To the last chunk: the reader sees an end, not a cut.
+    // Until the last chunk: the stream ends properly and is not cut off.
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     assert!(
@@ -173,7 +173,7 @@ fn a_server_that_never_answers_is_asked_once_for_all_who_ask() {
             });
         }
     });
-    // One connection for the one look, whose first command had no answer.
+    // The shared read makes one connection, and its first command got no reply.
     assert_eq!(accepted.load(Ordering::Relaxed), 1);
     assert_eq!(endpoint.get("/api/admin/memory-stats").status, 200);
 }

@@ -8,7 +8,7 @@ use tagcache_tests::Server;
 
 use crate::endpoint::{Endpoint, builder};
 
-/// Counts what it is told to drop.
+/// Counts the calls that clear it, and the tags that it drops.
 #[derive(Default)]
 struct Counting {
     cleared: AtomicU64,
@@ -109,7 +109,7 @@ fn clearing_drops_every_entry_and_nothing_else() {
         local,
         endpoint,
     } = setup();
-    // As the guide's rollback does: no body, no content type.
+    // As in the guide's rollback: no body, no content type.
     let authorization = format!("Bearer {}", crate::endpoint::TOKEN);
     let answer = endpoint.send(
         "POST",

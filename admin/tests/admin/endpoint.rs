@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 pub(crate) const TOKEN: &str = "an-admin-token-of-the-test";
 pub(crate) const READER: &str = "a-reader-token-of-the-test";
 
-/// Runs until it is dropped.
+/// An endpoint that runs until it is dropped.
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     runtime: Option<tokio::runtime::Runtime>,
@@ -41,7 +41,7 @@ impl Endpoint {
         })
     }
 
-    /// Of an application that mounts the router.
+    /// The endpoint of an application that mounts the router.
     pub(crate) fn serve(router: axum::Router) -> Self {
         Self::run(|listener| async { axum::serve(listener, router).await.unwrap() })
     }
@@ -139,7 +139,7 @@ pub(crate) fn monitor(source: impl Source) -> Arc<MemoryMonitor> {
     Arc::new(monitor.start().unwrap())
 }
 
-/// A process of figures that the guide's example has.
+/// A process with the figures of the guide's example.
 pub(crate) struct Guide;
 
 impl Source for Guide {
@@ -156,7 +156,7 @@ impl Source for Guide {
     }
 }
 
-/// A process of which nothing is known.
+/// A process without any known figure.
 pub(crate) struct Unknown;
 
 impl Source for Unknown {

@@ -6,7 +6,7 @@ use tagcache_tests::{DEADLINE, Server, wait_until};
 
 use crate::endpoint::{Endpoint, Guide, builder, monitor};
 
-/// Nearly out of memory.
+/// A process that is nearly out of memory.
 struct Full;
 
 impl Source for Full {
@@ -38,7 +38,7 @@ fn all_instances_show_and_which_is_unwell() {
     let overview = endpoint.get("/api/admin/overview").json();
     assert_eq!(overview["instances"][1]["status"], "critical");
 
-    // As redis-cli sees it, and with a time to live: an instance that ended disappears.
+    // As in redis-cli, and with a TTL, so that an instance that ended disappears.
     let ttl: i64 = redis::cmd("PTTL")
         .arg("tagcache:instance:web-2")
         .query(&mut server.connection())

@@ -1,4 +1,4 @@
-//! Requests that are damaged: each is answered or its connection closed, and the endpoint goes on.
+//! Damaged requests: the endpoint responds or closes the connection, and stays up.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,7 +8,7 @@ use tagcache_tests::fuzz::fuzz;
 
 use crate::endpoint::{Endpoint, Guide, TOKEN, builder};
 
-/// Requests with credentials, which reach further than those without.
+/// Requests with credentials, which reach more code than those without.
 fn requests() -> Vec<Vec<u8>> {
     let get = |path: &str| {
         format!(
@@ -44,10 +44,10 @@ fn damaged_requests_are_answered_or_closed_and_the_endpoint_goes_on() {
     fuzz("HTTP requests", 800, &requests(), |request| {
         let mut stream = TcpStream::connect(endpoint.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        // It may be sent away before all is written.
+        // The endpoint may close the connection before everything is written.
         let _ = stream.write_all(request);
         let _ = stream.shutdown(Shutdown::Write);
-        // A stream of events would not end: its beginning is enough.
+        // A stream of events does not end, so its beginning is enough.
         let mut answer = Vec::new();
         let _ = stream.take(100_000).read_to_end(&mut answer);
         if answer.is_empty() {

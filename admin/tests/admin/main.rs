@@ -1,6 +1,6 @@
 //! The admin endpoint over real connections, with a real server behind it.
 #![forbid(unsafe_code)]
-// A helper that cannot go on fails its test, as the test itself would.
+// A helper may panic: that fails its test, as a panic in the test itself does.
 #![allow(clippy::unwrap_used)]
 
 mod answers;

@@ -63,7 +63,7 @@ fn prometheus_accepts_the_text() {
     promtool(&answer.text);
 }
 
-/// What Prometheus's own check says of names, units, help and types: nothing.
+/// Fails if Prometheus's own check finds a fault in names, units, help or types.
 pub(crate) fn promtool(text: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])

@@ -1,4 +1,4 @@
-//! A key or a tag that is looked up.
+//! Look-up of a key or a tag.
 
 use std::net::TcpListener;
 
@@ -31,7 +31,7 @@ fn an_entry_shows_what_inspect_says_without_a_hit() {
     let endpoint = endpoint(server.port());
     let mut entry = serde_json::Value::Null;
     for _ in 0..2 {
-        // A token that may only look is enough.
+        // A token for read access is enough.
         let answer = endpoint.get_as(READER, "/api/admin/entry?key=page:/a+b%26c");
         assert_eq!(answer.status, 200, "{}", answer.text);
         entry = answer.json();
@@ -88,7 +88,7 @@ fn a_tag_opens_its_keys_page_by_page_whatever_their_bytes() {
     }
     assert_eq!(keys.len(), 180);
     assert!((3..=8).contains(&pages), "{pages}");
-    // The query of a key opens it, though it is no text.
+    // The `query` of a key opens the entry, though the key is not text.
     assert!(keys.contains("k%B3"), "{keys:?}");
     let entry = endpoint.get("/api/admin/entry?key=k%B3");
     assert_eq!(entry.status, 200, "{}", entry.text);
@@ -155,7 +155,7 @@ fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
         "{}",
         answer.text
     );
-    // Nothing of it without a token, and no other method.
+    // Both need a token, and neither allows another method.
     for path in ["/api/admin/entry?key=a", "/api/admin/tag?tag=red"] {
         assert_eq!(here.send("GET", path, &[], "").status, 401, "{path}");
         assert_eq!(here.post(path, "").status, 405, "{path}");
@@ -166,7 +166,7 @@ fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
 fn look_ups_in_a_server_that_hangs_wait_for_each_other_and_not_for_ever() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Reads and never replies.
+    // Reads requests and never replies.
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             std::thread::spawn(move || std::io::copy(&mut &stream, &mut std::io::sink()));

@@ -46,7 +46,7 @@ fn the_answer_has_the_guides_shape() {
             "redis": {"connected": false, "keyCount": null},
         })
     );
-    // In the guide's order, so that who looks at it sees what is said first.
+    // In the guide's order, so that a reader of the JSON finds the fields in the expected order.
     let order = [
         "status",
         "memory",
@@ -79,7 +79,7 @@ fn the_schema_refuses_what_is_not_of_this_shape() {
     let right = endpoint.get("/api/admin/memory-stats").json();
     let schema = schema();
     assert!(schema.is_valid(&right));
-    // Each field of the guide and each of `raw` is needed, and each object takes only what it knows.
+    // Each field of the guide and each of `raw` is required, and each object accepts known fields only.
     let mut objects = vec![
         "",
         "/memory",

@@ -154,7 +154,7 @@ fn a_namespace_is_cleared_alone_and_tags_are_called_as_the_server_calls_them() {
         (get(0, "a"), get(0, "b"), get(1, "a")),
         (None, Some(1), Some(1))
     );
-    // Softly: the value is there for whoever takes a stale one.
+    // After a soft invalidation the value is still there for readers that accept a stale one.
     let kept: Option<String> = redis::cmd("CACHE.FETCH")
         .arg("shop:a")
         .query::<Vec<redis::Value>>(&mut server.connection())
@@ -240,7 +240,7 @@ fn in_a_cluster_all_primaries_are_emptied() {
     let cleared = endpoint.post("/api/admin/cache/clear", "").json();
     assert_eq!(cleared["cleared"]["redis"], 20, "{cleared}");
     wait_until("both are empty", DEADLINE, || held() == [0, 0]);
-    // Who was not reached is named: the caller knows what is still served where.
+    // The response names the server that was not reached, so the caller knows which entries are still served there.
     let lost = nodes.pop().unwrap();
     let address = format!("127.0.0.1:{}", lost.port());
     drop(lost);
@@ -282,7 +282,7 @@ fn the_router_works_below_a_prefix() {
         let endpoint = Endpoint::serve(nested);
         let answer = endpoint.send("GET", page, &[], "");
         assert_eq!(answer.status, 200, "{page}");
-        // The page's addresses are relative to its own.
+        // The page's URLs are relative to its own.
         assert!(
             answer.text.contains(&format!("href=\"{link}\"")),
             "{}",

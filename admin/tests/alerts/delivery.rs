@@ -222,7 +222,7 @@ fn channels_that_cannot_be_opened_are_told_at_the_start() {
     );
 }
 
-/// Rules at work whose receivers are tried again after an hour only.
+/// Running rules whose messages are sent again after an hour only.
 fn patient(yaml: &str) -> Alerts {
     Alerts::builder(Config::from_yaml(yaml).unwrap())
         .retries(Retries {
@@ -248,18 +248,18 @@ fn at_the_end_what_waits_is_tried_once_more() {
             alerts.channels()[channel].retried == 1
         });
     }
-    // Waits behind the other.
+    // Waits behind the earlier message.
     alerts.observe(&heap(10));
     alerts.stop();
     let figures = alerts.channels();
     assert_eq!((figures["a"].sent, figures["a"].failed), (2, 0));
     assert_eq!((figures["b"].sent, figures["b"].failed), (0, 2));
-    // Once more each, not six times.
+    // One more attempt per message, not six.
     assert_eq!(figures["b"].retried, 1);
     let phases: Vec<_> = (0..3).map(|_| a.next().body["phase"].clone()).collect();
     assert_eq!(phases, ["firing", "firing", "resolved"]);
 
-    // After the end nothing is taken any more, and a second end does nothing.
+    // After the end no message is accepted, and a second end does nothing.
     alerts.observe(&heap(99));
     assert_eq!(alerts.channels()["a"].dropped, 1);
     alerts.stop();
@@ -268,7 +268,7 @@ fn at_the_end_what_waits_is_tried_once_more() {
 
 #[test]
 fn no_more_messages_wait_than_the_queue_holds() {
-    // Connections are made, and never answered.
+    // Accepts connections and never responds.
     let stuck = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/", stuck.local_addr().unwrap());
     let alerts = patient(&one_rule(&format!("{{type: webhook, url: '{url}'}}")));
@@ -276,7 +276,7 @@ fn no_more_messages_wait_than_the_queue_holds() {
         alerts.observe(&heap(99));
         alerts.observe(&heap(10));
     }
-    // 256 wait and one is on its way, if it was taken out of the queue already.
+    // 256 messages wait, and one is being sent if it was already taken out of the queue.
     let dropped = alerts.channels()["it"].dropped;
     assert!((143..=144).contains(&dropped), "{dropped}");
     drop(stuck);

@@ -1,6 +1,6 @@
 //! Alerts from a snapshot to the receiver, over real connections on the loopback.
 #![forbid(unsafe_code)]
-// A helper that cannot go on fails its test, as the test itself would.
+// A helper may panic: that fails its test, as a panic in the test itself does.
 #![allow(clippy::unwrap_used)]
 
 mod delivery;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tagcache_admin::alerts::{Alerts, Config, Retries};
 use tagcache_admin::memory::{Sample, Snapshot};
 
-/// A process that uses so many percent of its heap.
+/// A process that uses this percentage of its heap.
 fn heap(percent: u64) -> Snapshot {
     let mut sample = Sample::default();
     sample.at += Duration::from_secs(1_763_721_000);
@@ -44,7 +44,7 @@ fn alerts(yaml: &str, env: &'static [(&str, &str)]) -> Alerts {
         .unwrap()
 }
 
-/// One rule that tells this channel at once and again at once.
+/// One rule that reports to this channel at once, and again after each end without a pause.
 fn one_rule(channel: &str) -> String {
     format!(
         "channels:\n  it: {channel}\nalerts:\n  - name: High Memory Usage\n    condition: memory.heapPercent > 85\n    severity: critical\n    channels: [it]\n    cooldown: 0s\n    hysteresis: 5\n"

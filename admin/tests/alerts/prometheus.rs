@@ -44,7 +44,7 @@ fn prometheus_accepts_the_exported_rules() {
     assert!(broken.is_err(), "promtool notices mistakes");
 }
 
-/// Rules, and how Prometheus must judge each of the moments below: as this crate does.
+/// Conditions that Prometheus and this crate must evaluate to the same result at each of the moments below.
 const CONDITIONS: [&str; 12] = [
     "memory.heapPercent > 70",
     "memory.heapPercent >= 70",
@@ -138,7 +138,7 @@ fn prometheus_judges_the_exported_rules_as_this_crate_does() {
             }
         }
     }
-    // Both answers are among what is asked, or the test would be blind.
+    // Both results must occur among the cases, or the test would prove nothing.
     assert!(
         firing > 20 && firing < CONDITIONS.len() * moments().len() - 20,
         "{firing}"

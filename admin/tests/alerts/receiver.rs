@@ -1,4 +1,4 @@
-//! An HTTP server that keeps what was posted to it.
+//! An HTTP server that stores the requests that are posted to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Answers with these statuses, one a request, the last one again and again.
+    /// Responds with these statuses, one per request, and repeats the last one.
     pub(crate) fn start(statuses: &'static [u16]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url = format!(
@@ -45,7 +45,7 @@ impl Receiver {
             .expect("a request within the deadline")
     }
 
-    /// Whether nothing more arrived up to now.
+    /// Whether no further request arrived until now.
     pub(crate) fn is_quiet(&self) -> bool {
         self.requests.try_recv().is_err()
     }

@@ -1,4 +1,4 @@
-//! A mail server that keeps what it is given: enough of RFC 5321 for a client that delivers.
+//! A mail server that stores its mails: enough of RFC 5321 for a client that sends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ pub(crate) struct Mail {
     pub(crate) from: String,
     pub(crate) to: Vec<String>,
     pub(crate) text: String,
-    /// What came behind AUTH.
+    /// Argument of AUTH.
     pub(crate) auth: Option<String>,
 }
 
@@ -21,12 +21,12 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Refuses so many mails for the moment before it takes one.
+    /// Refuses this many mails temporarily before it accepts one.
     pub(crate) fn start(refusals: usize) -> Self {
         Self::refusing(refusals, "451 not now")
     }
 
-    /// Refuses so many mails with this reply.
+    /// Refuses this many mails with this reply.
     pub(crate) fn refusing(refusals: usize, reply: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -34,7 +34,7 @@ impl Sink {
         std::thread::spawn(move || {
             let mut left = refusals;
             for stream in listener.incoming() {
-                // A client that hangs up ends its session, not the server.
+                // A client that closes the connection ends its session, not the server.
                 let _ = session(&stream.unwrap(), &mut left, reply, &sender);
             }
         });
@@ -88,7 +88,7 @@ fn session(
                 mail.text.push_str(&line);
                 mail.text.push('\n');
             }
-            // Quoted-printable: a line that ends with `=` goes on, and `=` itself is written as its code.
+            // Quoted-printable: a line that ends with `=` continues, and `=` itself is written as its code.
             mail.text = mail.text.replace("=\n", "").replace("=3D", "=");
             let auth = mail.auth.clone();
             let _ = mails.send(std::mem::replace(

@@ -1,4 +1,4 @@
-//! What a person does on the page: look a key or a tag up, read values off charts, compare instances.
+//! Actions of a person on the page: look up a key or a tag, read values off charts, compare instances.
 
 use fantoccini::Locator;
 use serde_json::json;
@@ -44,7 +44,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
     for fact in ["Entries\n29", "Invalidations\n0", "Last invalidated\nnever"] {
         assert!(facts.contains(fact), "{facts}");
     }
-    // The focus is there after following the link.
+    // The link moved the focus to the title.
     browser
         .wait_for("document.activeElement.id === 'tag-title'")
         .await;
@@ -72,7 +72,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
     }
     browser.picture("entry").await;
 
-    // A tag of the entry, with more keys than a page; the browser's way back leads to the entry.
+    // A tag of the entry, with more keys than fit a page; the browser's back button leads to the entry.
     click(&browser, "#entry-facts a[href='#tag=kind%3Apage']").await;
     browser
         .wait_for("document.getElementById('tag-name').innerText === 'kind:page'")
@@ -100,7 +100,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
         .wait_for("!document.getElementById('entry').hidden")
         .await;
 
-    // An invalidation from here shows.
+    // The page shows the effect of its own invalidation.
     click(&browser, "#entry-facts a[href^='#tag=tenant']").await;
     browser
         .wait_for("document.getElementById('tag-name').innerText === 'tenant:3'")
@@ -153,7 +153,7 @@ async fn a_name_that_is_typed_is_found_as_key_and_as_tag() {
         }
         assert!(browser.text("entry-facts").await.contains("Grace\n60 s"));
     }
-    // Typing goes on where it was; an address names what is open.
+    // The focus stays in the input; the URL names the open entry.
     assert_eq!(
         browser.run("return document.activeElement.id").await,
         "find"
@@ -221,7 +221,8 @@ async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
         .await;
     let at = "document.querySelector('#chart-memory + .at').innerText";
     assert_eq!(browser.run(&format!("return {at}")).await, "");
-    // The cursor goes to the sample that is nearest to the pointer; where a busy machine took none, that is some way off.
+    // The cursor moves to the sample that is nearest to the pointer, which is some way off if a busy machine took no
+    // sample there.
     let off = browser
         .run(
             "const place = document.getElementById('chart-memory'), box = place.getBoundingClientRect();
@@ -245,7 +246,7 @@ async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
     browser.run("document.getElementById('chart-memory').dispatchEvent(new PointerEvent('pointerleave'))").await;
     assert_eq!(browser.run(&format!("return {at}")).await, "");
 
-    // By keyboard, and as a screen reader hears it.
+    // By keyboard, and with the text for a screen reader.
     browser
         .run("document.getElementById('chart-memory').focus()")
         .await;
@@ -264,7 +265,7 @@ async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
         "{second}"
     );
 
-    // The table behind it.
+    // The table of the chart's values.
     click(&browser, "#chart-memory ~ details summary").await;
     browser
         .wait_for("document.querySelectorAll('#chart-memory-values tbody tr').length >= 20")
@@ -274,7 +275,7 @@ async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
     assert!(table.contains("162.0 MB"), "{table}");
     browser.picture("chart-table").await;
 
-    // Another time is asked for, and kept for the next load.
+    // Another time range is requested, and kept for the next load.
     click(&browser, "#range [value='6h']").await;
     let asked = "performance.getEntriesByType('resource').filter((e) => e.name.includes('range=6h')).length >= 4";
     browser.wait_for(asked).await;

@@ -10,10 +10,10 @@ use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder};
 use serde_json::json;
 
-/// High enough for the whole page: a picture shows what the window shows.
+/// High enough for the whole page: a picture shows only the window.
 const HEIGHT: u32 = 2700;
 
-/// Which of the page's themes the browser asks for.
+/// The colour scheme that the browser requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Theme {
     Light,
@@ -28,7 +28,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// `None`, with a message, where there is no browser.
+    /// `None`, with a message, if no browser is installed.
     pub(crate) async fn start(width: u32, theme: Theme) -> Option<Self> {
         let profile = tempfile::tempdir().unwrap();
         let (driver, port) = start_driver()?;
@@ -75,7 +75,7 @@ impl Browser {
         self.client.goto(url).await.unwrap();
     }
 
-    /// Runs a script's body and gives what it returns.
+    /// Runs a script's body and returns its result.
     pub(crate) async fn run(&self, script: &str) -> serde_json::Value {
         self.client.execute(script, Vec::new()).await.unwrap()
     }
@@ -107,7 +107,7 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Keeps a picture of the whole page where `TAGCACHE_SCREENSHOTS` names a directory.
+    /// Saves a picture of the whole page if `TAGCACHE_SCREENSHOTS` names a directory.
     pub(crate) async fn picture(&self, name: &str) {
         let Some(dir) = std::env::var_os("TAGCACHE_SCREENSHOTS") else {
             return;
@@ -122,8 +122,8 @@ impl Browser {
         std::fs::write(Path::new(&dir).join(format!("{name}.png")), png).unwrap();
     }
 
-    /// Ends it, after the page was found to fit its width, to have broken no rule of its policy and to have thrown
-    /// nothing.
+    /// Ends the browser, after checking that the page fits its width, violated no rule of its policy and threw no
+    /// exception.
     pub(crate) async fn end(self) {
         let wide = self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
         assert_eq!(wide, json!(0), "the page is wider than its window");
@@ -132,7 +132,7 @@ impl Browser {
             .iter()
             .filter(|entry| {
                 let message = entry["message"].as_str().unwrap_or_default();
-                // That an endpoint is away or refuses is what some tests are about.
+                // Some tests stop the endpoint or make it refuse, which is no fault of the page.
                 let serious = entry["level"] == "SEVERE" || entry["level"] == "WARNING";
                 serious && !message.contains("Failed to load resource")
             })
@@ -141,7 +141,7 @@ impl Browser {
         self.client.clone().close().await.unwrap();
     }
 
-    /// What the browser has logged: broken policies, exceptions that nobody caught, warnings.
+    /// The browser's log: violated policies, uncaught exceptions, warnings.
     async fn complaints(&self) -> Vec<serde_json::Value> {
         let session = self.client.session_id().await.unwrap().unwrap();
         let log = format!("http://127.0.0.1:{}/session/{session}/se/log", self.port);
@@ -155,7 +155,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Asked in order it ends the browser that it started as well; killed it would not.
+        // On a request to shut down it also ends the browser that it started; a kill would not.
         let asked = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
             stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\n\r\n")
         });
@@ -171,7 +171,7 @@ impl Drop for Browser {
     }
 }
 
-/// chromedriver and its port; `None`, with a message, where it is not installed.
+/// chromedriver and its port; `None`, with a message, if it is not installed.
 fn start_driver() -> Option<(Child, u16)> {
     for _ in 0..5 {
         let driver = Command::new("chromedriver")
@@ -188,20 +188,20 @@ fn start_driver() -> Option<(Child, u16)> {
         if let Some(port) = port_of(&mut driver) {
             return Some((driver, port));
         }
-        // Somebody else took the port between its look for a free one and its use of it.
+        // Another process took the port between chromedriver's choice of it and its use.
         let status = driver.wait().unwrap();
         eprintln!("chromedriver ended ({status}) before it named its port: once more");
     }
     panic!("chromedriver does not start");
 }
 
-/// `None` where it ended instead.
+/// `None` if chromedriver ended before.
 fn port_of(driver: &mut Child) -> Option<u16> {
     let output = BufReader::new(driver.stdout.take().unwrap());
     let said = "was started successfully on port ";
     let mut lines = output.lines().map_while(Result::ok);
     let line = lines.find(|line| line.contains(said))?;
-    // Its output must go on being read.
+    // Its output must be read further, or it would block.
     std::thread::spawn(move || lines.for_each(drop));
     let port = line.split(said).nth(1)?;
     port.trim_end_matches('.').parse().ok()

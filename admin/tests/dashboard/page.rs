@@ -20,7 +20,7 @@ const RULES: &str = "alerts:
   - {name: Low Hit Rate, condition: cache.hitRate < 70, severity: info, channels: [], for: 1h}
 ";
 
-/// A real server's figures, and a heap as the test wants it.
+/// A real server's figures, and a heap percentage that the test sets.
 struct Scripted {
     percent: Arc<Mutex<f64>>,
     server: ProcessSource,
@@ -31,7 +31,7 @@ impl Source for Scripted {
     fn read(&mut self, sample: &mut Sample) {
         self.samples += 1;
         let percent = *self.percent.lock().unwrap();
-        // A little life in the line.
+        // The line in the chart is not flat.
         let wave = f64::from(self.samples % 7) * 0.3;
         let mb = |n: f64| Some((n * 1024.0 * 1024.0) as u64);
         self.server.read(sample);
@@ -83,7 +83,7 @@ pub(crate) struct Page {
     percent: Arc<Mutex<f64>>,
     monitor: Arc<MemoryMonitor>,
     admin: Admin,
-    /// The endpoint's own, so that it can be ended with all its connections.
+    /// The endpoint's own runtime, which ends together with all its connections.
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -92,7 +92,7 @@ impl Page {
         Self::of(percent, port, auth, |admin| admin.local(Arc::new(Local))).await
     }
 
-    /// Of an application with the two-tier cache.
+    /// The page of an application with the two-tier cache.
     pub(crate) async fn with_cache(cache: Cache, port: u16, auth: Auth) -> Self {
         Self::of(40.0, port, auth, |admin| admin.cache(cache)).await
     }
@@ -132,7 +132,7 @@ impl Page {
             .instance("web-1")
             .server(watched)
             .alerts(alerts)
-            // Pages that are loaded again and again.
+            // The tests load the page many times.
             .requests_per_minute(10_000.try_into().unwrap())
             .build();
         let (runtime, address) = serving(admin.clone(), ([127, 0, 0, 1], 0).into()).await;
@@ -145,14 +145,14 @@ impl Page {
         }
     }
 
-    /// Serves again where it did.
+    /// Serves again at the same address.
     pub(crate) async fn restart(&mut self) {
         self.stop();
         let (runtime, _) = serving(self.admin.clone(), self.address).await;
         self.runtime = Some(runtime);
     }
 
-    /// Ends the endpoint, open connections included.
+    /// Ends the endpoint, including open connections.
     pub(crate) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

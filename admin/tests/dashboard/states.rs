@@ -9,7 +9,7 @@ use crate::page::{Page, TOKEN};
 pub(crate) const DESKTOP: u32 = 1280;
 pub(crate) const PHONE: u32 = 360;
 
-/// A server with something in it that was read.
+/// A server with an entry that was read.
 pub(crate) fn server() -> Server {
     let server = Server::start();
     let mut connection = server.connection();
@@ -44,11 +44,11 @@ async fn sign_in(browser: &Browser, token: &str) {
         .await;
     let input = browser.client.find(Locator::Id("token")).await.unwrap();
     input.send_keys(token).await.unwrap();
-    // By the keyboard, as a form should allow.
+    // By the keyboard, as every form should allow.
     input.send_keys("\u{e007}").await.unwrap();
 }
 
-/// Opens the page and signs in; `None` where there is no browser.
+/// Opens the page and signs in; `None` if no browser is installed.
 pub(crate) async fn shown(page: &Page, width: u32, theme: Theme) -> Option<Browser> {
     let browser = Browser::start(width, theme).await?;
     browser.open(&page.url()).await;
@@ -93,7 +93,7 @@ async fn healthy_shows_the_guides_figures_and_more() {
         .arg("tenant:1")
         .exec(&mut server.connection())
         .unwrap();
-    // Enough for lines in the charts, which the page then fetches anew.
+    // Enough samples for lines in the charts, which the page then requests again.
     tagcache_tests::wait_until("samples", tagcache_tests::DEADLINE, || page.samples() > 40);
     browser.open(&page.url()).await;
     browser
@@ -218,7 +218,7 @@ async fn unauthorised_asks_for_the_token_and_tells_nothing() {
     browser
         .wait_for("!document.getElementById('content').hidden")
         .await;
-    // Signing out forgets the token, also for the next load.
+    // Signing out deletes the token, also for the next load.
     browser
         .client
         .find(Locator::Id("sign-out"))
@@ -246,7 +246,7 @@ async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
         .wait_for("!document.getElementById('content').hidden")
         .await;
     page.stop();
-    // The page keeps what it has and says that it is old.
+    // The page keeps its figures and shows that they are old.
     browser
         .wait_for("!document.getElementById('failure').hidden")
         .await;
@@ -256,7 +256,7 @@ async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
     );
     assert!(!browser.text("heap-used").await.is_empty());
     browser.picture("failed-phone-dark").await;
-    // Live again by itself, not only looked at once a minute.
+    // The stream reconnects by itself; the page does not only poll once per minute.
     page.restart().await;
     browser
         .wait_for("document.getElementById('live').innerText === 'Live'")
@@ -366,7 +366,7 @@ async fn whatever_is_in_the_cache_is_text_and_stays_in_its_place() {
         .run("return [window.broken ?? null, document.querySelectorAll('main img, main script').length]")
         .await;
     assert_eq!(found, serde_json::json!([null, 0]));
-    // The longest key takes some lines, not the page; it is reached by keyboard.
+    // The longest key takes a few lines, not the whole page; the keyboard reaches it.
     let tallest = browser
         .run("return Math.max(...[...document.querySelectorAll('td bdi')].map((e) => e.clientHeight))")
         .await;
@@ -434,7 +434,7 @@ async fn the_keyboard_reaches_everything_and_one_sees_where_it_is() {
         !stops.iter().any(|stop| stop.contains("unseen")),
         "{stops:?}"
     );
-    // Tables that fit are no stops, and what is not open neither.
+    // Tables that fit and parts that are closed are no tab stops.
     let begin = [
         "skip",
         "sign-out",

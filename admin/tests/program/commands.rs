@@ -27,7 +27,7 @@ fn filled() -> Server {
     server
 }
 
-/// With runs of blanks as one.
+/// The text with each run of blanks as one blank.
 fn squeezed(text: &str) -> String {
     let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
     text.lines().map(line).collect()
@@ -139,7 +139,7 @@ fn every_command_names_a_missing_module() {
         let named = "the module is not loaded";
         assert!(ended.err.contains(named), "{args:?}: {}", ended.err);
     }
-    // Also by each look of a watch that does not end.
+    // A watch without an end reports it in each output too.
     let looks = run(&[
         "watch",
         "--json",
@@ -287,7 +287,7 @@ fn a_reader_that_has_had_enough_is_no_failure() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // As `head` does.
+        // As `head` closes it.
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}");
@@ -308,7 +308,7 @@ fn a_disk_that_is_full_is_a_failure() {
         assert_eq!(ended.code, 1, "{args:?}");
         assert!(ended.err.starts_with("tagcache: "), "{}", ended.err);
     }
-    // Nobody can be told, which is no reason to break off.
+    // Standard error is closed, so the error cannot be reported; the program must still end in order.
     let status = program()
         .args(["stats", "--redis", "redis://127.0.0.1:1/"])
         .stderr(full())

@@ -4,7 +4,7 @@ use tagcache_tests::{DEADLINE, Server, wait_until};
 
 use crate::run::{Ended, run, url};
 
-/// A server that nothing is wrong with.
+/// A server without any problem.
 fn sound() -> tagcache_tests::ServerBuilder {
     Server::builder()
         .arg("--maxmemory", "100mb")
@@ -24,7 +24,7 @@ fn check(ended: &Ended, name: &str) -> Value {
         .clone()
 }
 
-/// The state of a check, whose remedy is there exactly where something is to be done.
+/// The state of a check, after checking that it has a remedy exactly if it needs one.
 fn state(ended: &Ended, name: &str) -> String {
     let check = check(ended, name);
     let state = check["state"].as_str().unwrap().to_owned();
@@ -128,7 +128,7 @@ fn what_a_user_lacks_is_named() {
             &[&["ACL", "SETUSER", name], rules.as_slice()].concat(),
         );
     };
-    // What the client's documentation says that an application needs.
+    // The permissions that the client's documentation lists for an application.
     user(
         "app",
         &format!("on >secret ~shop:* &__cache@0__:invalidate {client}"),
@@ -149,7 +149,7 @@ fn what_a_user_lacks_is_named() {
     }
     assert_eq!(doctor(&url(&server), &["--user", "nobody"]).code, 3);
 
-    // As a user that may not look: what cannot be known is said to be so.
+    // As a user without permission to read: the checks report `unknown`.
     let redis = format!("redis://app:secret@127.0.0.1:{}/", server.port());
     let blind = doctor(&redis, &[]).ok();
     for name in ["server", "persistence", "permissions", "fragmentation"] {

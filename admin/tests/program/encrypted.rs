@@ -1,4 +1,4 @@
-//! Alerts over encrypted connections, to receivers whose certificate is trusted, or is not.
+//! Alerts over encrypted connections, to receivers with a trusted certificate and with an untrusted one.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use tagcache_tests::DEADLINE;
 
 use crate::run::{Ended, ended, program};
 
-/// A root's certificate in PEM, and what a server of `localhost` needs that it vouches for.
+/// A root certificate in PEM, and the configuration of a server for `localhost` with a certificate from it.
 fn certificates() -> (String, Arc<ServerConfig>) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "root");
@@ -34,7 +34,7 @@ fn certificates() -> (String, Arc<ServerConfig>) {
     (root.pem(), Arc::new(config))
 }
 
-/// What a receiver was told before and after encryption began.
+/// Lines that a receiver got before and after encryption began.
 #[derive(Debug, Default)]
 struct Heard {
     plain: Vec<String>,
@@ -58,7 +58,7 @@ impl Sink {
         std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             let mut heard = Heard::default();
-            // A client that does not trust us hangs up.
+            // A client that does not trust the certificate closes the connection.
             let _ = serve(stream, config, &mut heard);
             let _ = sender.send(heard);
         });
@@ -155,7 +155,7 @@ fn https(stream: TcpStream, config: Arc<ServerConfig>, heard: &mut Heard) -> std
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// `alerts test` of this channel, which trusts this root or what the machine trusts.
+/// `alerts test` of this channel, which trusts this root or the machine's roots.
 fn test(channel: &str, root: Option<&str>) -> Ended {
     let dir = tempfile::tempdir().unwrap();
     let rules = dir.path().join("rules.yaml");

@@ -43,7 +43,7 @@ fn serve_shows_a_server_to_whom_has_the_token() {
         let (status, body) = get(&stats, Some(TOKEN));
         assert_eq!(status, 200);
         let body: Value = serde_json::from_str(&body).unwrap();
-        // The memory that it shows is the server's.
+        // It shows the server's memory.
         assert!(
             body["raw"]["server"]["figures"]["usedMemory"]
                 .as_u64()
@@ -131,7 +131,7 @@ fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
     assert!(!directory.exists());
 }
 
-/// `up` with nothing else, and its server's process number.
+/// Runs `up` without options, and returns its server's process number too.
 fn up_and_its_server() -> (Running, u32) {
     let module = module_path().canonicalize().unwrap();
     let args = [
@@ -249,7 +249,7 @@ fn an_alarm_of_the_last_moment_is_delivered() {
         let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
     };
-    // It would be tried again after a pause; the end comes before.
+    // It would be sent again after a pause, but the program ends earlier.
     answer("503 not now");
     kill("-TERM", serving.id());
     answer("200 fine");
@@ -304,7 +304,7 @@ fn a_tour_alone_says_whether_all_was_as_expected() {
         "{shown}"
     );
     assert!(shown.ends_with("Server stopped, its directory removed.\n"));
-    // There is nothing to invalidate here, so the tour cannot show what it is to show.
+    // This input has nothing to invalidate, so the replies are not the expected ones.
     let without = tour("Package: a\n");
     assert_eq!(without.code, 1, "{}", without.err);
     assert!(

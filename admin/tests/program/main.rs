@@ -1,6 +1,6 @@
-//! The program as a person or a script uses it: its output, its exit codes, what it starts and ends.
+//! The program as a person or a script uses it: its output, its exit codes, and the processes that it starts and ends.
 #![forbid(unsafe_code)]
-// A helper that cannot go on fails its test, as the test itself would.
+// A helper may panic: that fails its test, as a panic in the test itself does.
 #![allow(clippy::unwrap_used)]
 
 mod alerts;

@@ -1,4 +1,4 @@
-//! The files in `packaging/` fit each other and the program.
+//! The files in `packaging/` agree with each other and with the program.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -125,7 +125,7 @@ fn grafana_finds_its_dashboard_and_its_source_of_figures() {
     let provisioned: Value = serde_json::from_str(&read(&format!("docker/{file}"))).unwrap();
     let exported: Value = run(&["alerts", "export", "--grafana"]).ok().json();
     assert_eq!(provisioned, exported);
-    // A source without a name of its own is the default one, which its panels then take.
+    // The source has no name, so it must be the default one, which its panels then use.
     let source = yaml(&read("docker/grafana/datasources/prometheus.yaml"));
     assert_eq!(source["datasources"][0]["type"], "prometheus");
     assert_eq!(source["datasources"][0]["isDefault"], true);

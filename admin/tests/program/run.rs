@@ -1,4 +1,4 @@
-//! The program, started and listened to.
+//! Starts the program and reads its output.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,7 +27,7 @@ impl Ended {
             .unwrap_or_else(|e| panic!("{e}: {}\n{}", self.out, self.err))
     }
 
-    /// Succeeded, which is told with its output where it did not.
+    /// Fails with the program's output if it did not succeed.
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{}\n{}", self.out, self.err);
         self
@@ -61,7 +61,7 @@ pub(crate) fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}/", server.port())
 }
 
-/// A program that goes on until it is told to end.
+/// A program that runs until a signal ends it.
 pub(crate) struct Running {
     child: Child,
     /// The first document that it wrote.
@@ -89,11 +89,11 @@ impl Running {
                 .unwrap();
             panic!("it ended: {told}");
         };
-        // What it writes later must be read, or it would wait for its reader.
+        // Later output must be read, or the program would block on its pipe.
         let (sender, later) = channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                // Whoever started it may not care.
+                // The test may have dropped the receiver.
                 let _ = sender.send(line);
             }
         });
@@ -156,7 +156,7 @@ pub(crate) fn kill(signal: &str, process: u32) {
     assert!(sent.unwrap().success());
 }
 
-/// Runs the program, sends it the signal once `now` says so, and waits for its end.
+/// Runs the program, sends it the signal once `now` returns true, and waits for its end.
 pub(crate) fn interrupted(args: &[&str], signal: &str, mut now: impl FnMut() -> bool) -> Ended {
     let child = program()
         .args(args)

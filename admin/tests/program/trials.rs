@@ -188,7 +188,7 @@ fn a_soak_tells_growth_in_numbers() {
     }
 }
 
-/// Does to a server again and again what it is told, until it is dropped.
+/// Repeats the work on a server until it is dropped.
 struct Meanwhile {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -213,7 +213,7 @@ impl Meanwhile {
         }
     }
 
-    /// A leak: 100 KB each 10 ms that nobody drops, some 600 MB a minute.
+    /// A leak: 100 KB every 10 ms that are never dropped, about 600 MB per minute.
     fn leak(server: &Server) -> Self {
         let mut n = 0;
         Self::start(server, move |connection| {
@@ -339,7 +339,7 @@ fn a_load_test_says_what_failed_and_how_often() {
         "127.0.0.1:0",
         "--insecure-no-auth",
     ]);
-    // More than the endpoint allows a minute.
+    // More requests than the endpoint allows per minute.
     let base = serving.text("dashboard").to_owned();
     let args = [
         "load-test",
@@ -373,7 +373,7 @@ fn a_load_test_says_what_failed_and_how_often() {
 
 #[test]
 fn an_endpoint_that_goes_away_is_told_with_the_rest() {
-    // Answers five requests.
+    // Responds to five requests.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let base = format!("http://user:s3cr3t@{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -405,7 +405,7 @@ fn an_endpoint_that_goes_away_is_told_with_the_rest() {
     let ended = run(&args("--json"));
     assert_eq!(ended.code, 1, "{}", ended.err);
     let json = ended.json();
-    // One of the five was the look before it.
+    // One of the five was the read before the load.
     assert_eq!(
         (&json["requests"], &json["failed"]),
         (&json!(20), &json!(16))
@@ -430,7 +430,7 @@ fn not_met(json: &serde_json::Value) -> Vec<&str> {
 #[test]
 fn verify_prints_the_guides_checklist_with_figures() {
     let server = Server::start();
-    // So short a run says little about growth on a busy machine: the rate here only catches what is blatant.
+    // Such a short run shows little about growth on a busy machine: the rate here catches only large leaks.
     let args = [
         "verify",
         "--json",
@@ -509,14 +509,14 @@ fn verify_says_which_criteria_a_sick_server_misses() {
     ] {
         assert!(missed.contains(&what), "{missed:?}");
     }
-    // What has nothing to do with it is met.
+    // A criterion that does not depend on the server is met.
     assert!(!missed.contains(&"All unit tests pass: the guide's six, in the local tier"));
 }
 
 #[test]
 fn verify_tells_a_server_that_applications_cannot_use() {
     let server = Server::start();
-    // May do everything but hear of invalidations.
+    // This user may do everything except receive invalidations.
     cmd("ACL")
         .arg("SETUSER")
         .arg("deaf")
@@ -563,7 +563,7 @@ fn verify_says_no_when_a_criterion_is_not_met() {
         .arg(vec![b'x'; 20_000_000])
         .exec(&mut connection)
         .unwrap();
-    // What the load stores has a time to live and may be evicted, the ballast may not.
+    // The entries of the load have a TTL and may be evicted, the ballast may not.
     let info: redis::InfoDict = cmd("INFO").arg("memory").query(&mut connection).unwrap();
     let nearly = info.get::<u64>("used_memory").unwrap() * 11 / 10;
     let nearly = nearly.to_string();
@@ -621,7 +621,7 @@ fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
         "--warm-up",
         "40000",
     ];
-    // While the cache still fills, figures rise: 1, and the document all the same.
+    // Figures rise while the cache is being filled: the code may be 1, and the document is complete.
     let ended = run(&args);
     assert!(ended.code <= 1, "{}", ended.err);
     let json = ended.json();

@@ -1,5 +1,6 @@
-//! Sends the spans and metrics of the tagcache client, and of the application, to an OpenTelemetry collector by OTLP over
-//! HTTP, in JSON. The client knows nothing of OpenTelemetry: it speaks to `tracing` and `metrics`, and this connects both.
+//! Sends the spans and metrics of the tagcache client, and of the application, to an OpenTelemetry collector by OTLP
+//! over HTTP, in JSON. The client does not depend on OpenTelemetry: it reports to `tracing` and `metrics`, and this
+//! crate exports both.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -17,12 +18,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Bounds of the client's histograms: OpenTelemetry's own ones are meant for milliseconds.
+/// Bounds of the client's histograms: OpenTelemetry's default ones are meant for milliseconds.
 const SECONDS: [f64; 12] = [
     0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0,
 ];
 
-/// What exports. Dropped without [`Self::stop`] it loses what was not exported yet.
+/// The exporters. Dropping them without [`Self::stop`] loses the data that was not exported yet.
 #[must_use]
 pub struct Telemetry {
     spans: SdkTracerProvider,
@@ -34,7 +35,7 @@ impl Telemetry {
     /// its HTTP receiver, such as `http://127.0.0.1:4318`.
     ///
     /// # Errors
-    /// When the address is not one, or the process already has a subscriber of `tracing` or a recorder of `metrics`.
+    /// When the address is invalid, or the process already has a subscriber of `tracing` or a recorder of `metrics`.
     pub fn start(service: &'static str, collector: &str) -> Result<Self, Box<dyn Error>> {
         let resource = Resource::builder().with_service_name(service).build();
         let exporter = SpanExporter::builder()
@@ -56,8 +57,8 @@ impl Telemetry {
             .with_periodic_exporter(exporter)
             .build();
 
-        // Commands have spans of level DEBUG. Only the targets that are named: the exporter's own HTTP client has spans,
-        // too, and would be exported for ever.
+        // Commands have spans of level DEBUG. Only the named targets are exported: the spans of the exporter's own HTTP
+        // client would otherwise cause exports without end.
         let wanted = Targets::new()
             .with_target("tagcache", Level::DEBUG)
             .with_target(service, Level::INFO);
@@ -74,10 +75,10 @@ impl Telemetry {
         Ok(Self { spans, metrics })
     }
 
-    /// Exports what is left and ends. Blocks for up to 5 s for each of both.
+    /// Exports the remaining data and ends. Blocks for up to 5 s for spans and for metrics.
     ///
     /// # Errors
-    /// When the collector does not take it.
+    /// When the collector does not accept the data.
     pub fn stop(self) -> Result<(), Box<dyn Error>> {
         self.spans.shutdown()?;
         self.metrics.shutdown()?;

@@ -1,7 +1,7 @@
 //! usage: `tagcache-opentelemetry [redis://HOST:PORT/] [http://COLLECTOR:4318]`
 //!
-//! Reads a user through the cache, twice, in a span of the application. The collector gets one trace: the application's
-//! span, below it the load and the commands to the server; and histograms of how long both took.
+//! Reads a user through the cache, twice, in a span of the application. The collector receives one trace, with the load
+//! and the commands to the server below the application's span, and histograms of the times of both.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let server = args.next().unwrap_or("redis://127.0.0.1:6379/".into());
     let collector = args.next().unwrap_or("http://127.0.0.1:4318".into());
-    // A span's target is the crate that has it: this one's spans are wanted, too.
+    // A span's target is the crate that creates it; this crate's spans are exported too.
     let telemetry = Telemetry::start(env!("CARGO_CRATE_NAME"), &collector)?;
 
     let cache = Cache::builder(server.as_str())
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let user = page(&cache).instrument(tracing::info_span!("page")).await?;
         println!("{user}");
     }
-    // The exporter names neither the collector nor what is wrong.
+    // The exporter's error names neither the collector nor the cause.
     telemetry
         .stop()
         .map_err(|error| format!("is there a collector at {collector}? {error}").into())

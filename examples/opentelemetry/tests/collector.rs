@@ -1,6 +1,6 @@
-//! A collector of the test's own, on loopback, gets what the client does.
+//! The client's spans and metrics reach a collector of the test's own, on loopback.
 #![forbid(unsafe_code)]
-// A helper that cannot go on fails its test, as the test itself would.
+// A helper may panic: that fails its test, as a panic in the test itself does.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
@@ -35,7 +35,7 @@ async fn collector() -> (String, Received) {
     (address, received)
 }
 
-/// All objects at this path, wherever they are in lists of lists.
+/// All objects at this path, at any depth of nested lists.
 fn at<'a>(values: Vec<&'a Value>, path: &[&str]) -> Vec<&'a Value> {
     path.iter().fold(values, |values, name| {
         let lists = values

@@ -14,7 +14,7 @@ const site = fileURLToPath(new URL("./site", import.meta.url));
 const dist = `.next/${process.pid}`;
 const next = fileURLToPath(new URL("./node_modules/next/dist/bin/next", import.meta.url));
 
-/** Where the application's values come from: how often each was asked for. Slow enough for renders to meet. */
+/** The source of the application's values: counts the requests for each. It is slow, so that renders overlap. */
 const asked = new Map<string, number>();
 let source: HttpServer;
 let server: Server;
@@ -71,7 +71,7 @@ function run(client: string, ...args: string[]): { child: ChildProcess; output: 
   return { child, output };
 }
 
-/** The number in what process `app` answers. */
+/** The number in the response of process `app`. */
 async function get(app: number, path: string): Promise<number> {
   const response = await fetch(apps[app]?.url + path, { signal: AbortSignal.timeout(30_000) });
   const body = await response.text();
@@ -85,7 +85,7 @@ async function all(path: string): Promise<Set<number>> {
   return new Set(await Promise.all([0, 1, 0, 1, 0, 1].map((app) => get(app, path))));
 }
 
-/** Next.js answers before it invalidates, which both handlers then do with a command each. */
+/** Next.js responds before it invalidates, which both handlers then do with one command each. */
 async function revalidate(app: number, what: { tag?: string; path?: string; profile?: unknown }): Promise<void> {
   const invalidations = async () => (await calls("cache.invalidate")) + (await calls("cache.invalidatewhere"));
   const before = await invalidations();
@@ -106,7 +106,7 @@ const TAGGED = [
   { kind: "use cache in a page", path: "/product/1", name: "product-1", tag: "product:1" },
   { kind: "fetch", path: "/api/feed/1", name: "feed-1", tag: "feed:1" },
 ];
-/** Pages of the pages router have no tags: for them it is res.revalidate. */
+/** Pages of the pages router have no tags: res.revalidate renews them. */
 const PATHS = [...TAGGED, { kind: "a page of the pages router", path: "/old/1", name: "old-1" }];
 
 test.each(PATHS)("$kind: two processes render once", async ({ path, name }) => {

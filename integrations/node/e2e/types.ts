@@ -1,4 +1,4 @@
-/** Compiled, not run: the handlers are what Next.js's own types ask for. */
+/** Compiled, not run: checks the handlers against Next.js's own types. */
 import type { CacheHandler } from "next/cache.js";
 import type { Client } from "../src/connection.js";
 import { incrementalCacheHandler, useCacheHandler } from "../src/next/index.js";

@@ -14,10 +14,10 @@ import {
   texts,
 } from "./connection.js";
 
-/** What all primaries get within this happens at once for them: half of what the module allows. */
+/** If all primaries reply within this time, the command counts as simultaneous: half of the module's limit. */
 const AT_ONCE_MS = 500;
 
-/** What is used of ioredis's Cluster. */
+/** The part of ioredis's Cluster that is used here. */
 export interface IoRedisCluster {
   readonly isCluster: true;
   /** The addresses of each slot's nodes, the primary first. */
@@ -26,7 +26,7 @@ export interface IoRedisCluster {
   callBuffer(command: string, ...args: Argument[]): Promise<unknown>;
 }
 
-/** What is used of node-redis's createCluster. */
+/** The part of node-redis's createCluster that is used here. */
 export interface NodeRedisCluster {
   readonly masters: any[];
   readonly slots: { master: any }[];
@@ -34,7 +34,7 @@ export interface NodeRedisCluster {
   sendCommand(key: string, isReadonly: boolean, args: (string | Buffer)[], options?: any): Promise<unknown>;
 }
 
-/** The engine's stack, on which a call's arguments are put, holds about ten times as many. */
+/** A call's arguments are put on the engine's stack, which holds about ten times this many. */
 const MOST_KEYS = 10_000;
 
 export type AnyClient = Client | IoRedisCluster | NodeRedisCluster;
@@ -42,7 +42,10 @@ export type AnyClient = Client | IoRedisCluster | NodeRedisCluster;
 export class Servers {
   readonly #client: AnyClient;
 
-  /** Takes a client that the caller configured, connected and will close. Throws a TypeError for other objects. */
+  /**
+   * Takes a client that the caller configured and connected, and that the caller closes. Throws a TypeError for other
+   * objects.
+   */
   constructor(client: AnyClient) {
     this.#client = client;
     if (!isIoRedisCluster(client) && !isNodeRedisCluster(client)) this.#client = new Connection(client).client;
@@ -59,7 +62,7 @@ export class Servers {
       return explained(command, client.sendCommand(key, false, texts([command, ...args]), BYTES));
     }
     if (!isIoRedisCluster(client)) return new Connection(client).send(command, ...args);
-    // ioredis finds the keys of commands that it knows. Without a key it asks any node and follows what that says.
+    // ioredis finds the keys only of commands that it knows. Otherwise it asks any node and follows the redirection.
     const owner = ioRedisOwner(client, key);
     try {
       if (owner) return await new Connection(owner).send(command, ...args);
@@ -70,8 +73,8 @@ export class Servers {
   }
 
   /**
-   * Sends a command to every primary, and once more if not all have it at once: slots may have moved meanwhile, with
-   * entries that the last one wrote before it was told. Rejects if a primary does; the others have executed it.
+   * Sends a command to every primary, and once more if that took too long: slots may have moved meanwhile, with entries
+   * that the last primary wrote before it got the command. Rejects if a primary does; the others have executed it.
    */
   async all(command: string, ...args: Argument[]): Promise<Reply[]> {
     const begun = performance.now();
@@ -89,14 +92,14 @@ export class Servers {
     });
   }
 
-  /** The primaries, each by its own connection. */
+  /** The primaries, each with its own connection. */
   async primaries(): Promise<Connection[]> {
     const client = this.#client;
     let nodes: Client[];
     if (isNodeRedisCluster(client)) {
       nodes = await Promise.all(client.masters.map((master) => client.nodeClient(master)));
     } else if (isIoRedisCluster(client)) {
-      // It answers when the nodes are known.
+      // The reply comes when the nodes are known.
       if (client.nodes("master").length === 0) await client.callBuffer("PING");
       nodes = client.nodes("master");
     } else {
@@ -106,7 +109,10 @@ export class Servers {
     return nodes.map((node) => new Connection(node));
   }
 
-  /** The keys that one command names: all, or in a cluster those of each slot, and no more than a call can pass. */
+  /**
+   * Groups keys for one command each: all keys, or in a cluster those of a slot, and at most as many as a call can
+   * pass.
+   */
   together(keys: string[]): string[][] {
     const slots = new Map<number, string[][]>();
     for (const key of keys) {
@@ -120,7 +126,7 @@ export class Servers {
     return [...slots.values()].flat();
   }
 
-  /** Names the node of the key. */
+  /** The address of the key's node; empty if there is no cluster. */
   nodeOf(key: string): string {
     const client = this.#client;
     if (isNodeRedisCluster(client)) return client.slots[slotOf(key)]?.master?.address ?? "";
@@ -154,7 +160,7 @@ function ioRedisOwner(client: IoRedisCluster, key: string): IoRedis | undefined 
   return client.nodes("master").find(({ options }) => `${options.host}:${options.port}` === address);
 }
 
-/** CRC16 of what stands between the first `{` and the next `}`, or of all of the key. */
+/** The slot of a key: CRC16 of the text between the first `{` and the next `}`, or of the whole key. */
 export function slotOf(key: string): number {
   const open = key.indexOf("{");
   const close = key.indexOf("}", open + 1);

@@ -1,14 +1,14 @@
 /**
  * One connection to a server with the module, over ioredis or node-redis.
  *
- * Commands go through the clients' calls for any command, so neither client has to know them. Values are bytes:
- * replies hold Buffers where the client's own calls would hold strings.
+ * Commands use the clients' generic calls, so neither client has to know them. Values are bytes: replies contain
+ * Buffers where the client's own calls would return strings.
  */
 
 export type Argument = string | Buffer | number;
 export type Reply = Buffer | string | number | null | Reply[];
 
-/** What is used of an ioredis client. */
+/** The part of an ioredis client that is used here. */
 export interface IoRedis {
   callBuffer(command: string, ...args: Argument[]): Promise<unknown>;
   duplicate(): IoRedis;
@@ -17,7 +17,7 @@ export interface IoRedis {
   on(event: string, listener: (...args: any[]) => void): unknown;
 }
 
-/** What is used of a node-redis client. */
+/** The part of a node-redis client that is used here. */
 export interface NodeRedis {
   sendCommand(args: (string | Buffer)[], options?: { typeMapping?: any }): Promise<unknown>;
   duplicate(): any;
@@ -30,15 +30,15 @@ export interface NodeRedis {
 
 export type Client = IoRedis | NodeRedis;
 
-/** Bulk strings, which node-redis names by RESP's type byte, as Buffers. */
+/** Makes node-redis return bulk strings, which it names by RESP's type byte, as Buffers. */
 export const BYTES = { typeMapping: { ["$".charCodeAt(0)]: Buffer } };
 
-/** As node-redis takes arguments. */
+/** Arguments in the form that node-redis takes. */
 export function texts(args: Argument[]): (string | Buffer)[] {
   return args.map((argument) => (typeof argument === "number" ? String(argument) : argument));
 }
 
-/** The reply; where the server does not know the command, an error that names the fix. */
+/** The reply; if the server does not know the command, an error that names the fix. */
 export async function explained(command: string, reply: Promise<unknown>): Promise<Reply> {
   try {
     return (await reply) as Reply;
@@ -59,7 +59,10 @@ function isIoRedis(client: Client): client is IoRedis {
 export class Connection {
   readonly client: Client;
 
-  /** Takes a client that the caller configured, connected and will close. Throws a TypeError for other objects. */
+  /**
+   * Takes a client that the caller configured and connected, and that the caller closes. Throws a TypeError for other
+   * objects.
+   */
   constructor(client: Client) {
     this.client = client;
     if (!isIoRedis(client) && !(typeof client.sendCommand === "function" && typeof client.duplicate === "function")) {
@@ -88,7 +91,7 @@ export class Connection {
     return new Connection(client);
   }
 
-  /** Passes on the channels' messages, and each loss of the connection, after which messages may be missing. */
+  /** Reports the channels' messages, and each loss of the connection, after which messages may be missing. */
   async subscribe(
     channels: string[],
     onMessage: (channel: string, message: Buffer) => void,

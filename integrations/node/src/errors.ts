@@ -1,11 +1,11 @@
-/** Errors that reach no caller, and calls that take too long. */
+/** Errors without a caller to report to, and time limits for calls. */
 
 let quietUntil = 0;
 let unsaid = 0;
 
 /**
- * Prints an error's message on standard error, one a second at most: without its command, which holds the value.
- * How many went unprinted is printed with the next one.
+ * Prints an error's message on standard error, at most one per second: without the error's command, which contains the
+ * value. The next line contains the number of messages that were not printed.
  */
 export function logError(error: unknown): void {
   const now = Date.now();
@@ -19,12 +19,12 @@ export function logError(error: unknown): void {
   unsaid = 0;
 }
 
-/** Rejects when the promise is not settled within `ms`; what the server does meanwhile is not undone. */
+/** Rejects when the promise is not settled within `ms`; the command may still take effect on the server. */
 export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<never>((_resolve, reject) => {
     const expire = () => reject(new Error(`${what}: no reply within ${ms} ms`));
-    // After a busy stretch timers run before sockets are read: a reply that is there already counts.
+    // In a busy process timers run before sockets are read: a reply that has already arrived must count.
     timer = setTimeout(() => setImmediate(expire), ms);
   });
   try {

@@ -1,11 +1,11 @@
-/** Tells a process what others changed: the module's messages about tags, and a service's own about single keys. */
+/** Receives changes by other processes: the module's messages about tags, and a service's own about single keys. */
 import { randomUUID } from "node:crypto";
 import type { Connection } from "./connection.js";
 import type { Store } from "./store.js";
 
 const RETRY_MS = 1_000;
 
-/** What is to be forgotten. */
+/** Called with the changes, for which values in memory must be removed. */
 export interface Listener {
   everything(): void;
   key(key: string): void;
@@ -17,7 +17,7 @@ export class Invalidations {
   readonly #channels: { tags: string; keys: string };
   readonly #listener: Listener;
   readonly #onError: (error: unknown) => void;
-  /** Names this process in messages about keys. */
+  /** Identifies this process in messages about keys. */
   readonly #sender = randomUUID();
   #connection: Connection | undefined;
   #isClosed = false;
@@ -29,12 +29,14 @@ export class Invalidations {
     this.#onError = onError;
   }
 
-  /** False while messages do not arrive: then nothing may be kept. */
+  /** False while messages do not arrive: then no value may be kept in memory. */
   get isListening(): boolean {
     return this.#connection !== undefined;
   }
 
-  /** Listens on a connection of its own. When that is lost, everything may have changed, until there is a new one. */
+  /**
+   * Listens on a connection of its own. When it is lost, everything counts as changed until there is a new connection.
+   */
   async listen(): Promise<void> {
     const connection = await this.#store.servers.duplicate(this.#channels.keys, this.#onError);
     const lost = () => {
@@ -57,7 +59,7 @@ export class Invalidations {
     else this.#connection = connection;
   }
 
-  /** Has the other processes forget a key. */
+  /** Makes the other processes remove a key. */
   async announce(key: string): Promise<void> {
     const { keys } = this.#channels;
     await this.#store.servers.send(keys, "PUBLISH", keys, JSON.stringify([this.#sender, key]));
@@ -84,7 +86,7 @@ export class Invalidations {
     if (sender !== this.#sender) this.#listener.key(key);
   }
 
-  /** The module's message: version, kind, lineage, clock; for the kinds I and R each tag behind its length. */
+  /** The module's message: version, kind, lineage, clock; for the kinds I and R each tag after its length. */
   #onInvalidation(message: Buffer): void {
     const kind = String.fromCharCode(message[1] ?? 0);
     if (message[0] !== 2 || (kind !== "I" && kind !== "R")) return this.#listener.everything();

@@ -1,4 +1,4 @@
-/** The store of a Keyv: values carry tags, and `clear()` is one command, whatever the number of keys. */
+/** The store of a Keyv: values carry tags, and `clear()` is one command for any number of keys. */
 import { EventEmitter } from "node:events";
 import { type AnyClient, Servers } from "./cluster.js";
 import type { Argument, Reply } from "./connection.js";
@@ -9,7 +9,7 @@ export interface KeyvTagcacheOptions {
   tags?: (key: string) => string[];
   /**
    * Called with an error for which Keyv would return a miss: `get` swallows errors unless `throwOnErrors` is set.
-   * Default: one line on standard error, one a second at most.
+   * Default: one line on standard error, at most one per second.
    */
   onError?: (error: unknown) => void;
 }
@@ -20,7 +20,7 @@ interface Entry {
   ttl?: number | undefined;
 }
 
-/** How many keys one step of the iterator looks at. */
+/** Number of keys that one step of the iterator examines. */
 const SCAN_COUNT = 100;
 
 export class KeyvTagcache extends EventEmitter {
@@ -45,7 +45,7 @@ export class KeyvTagcache extends EventEmitter {
       return decode<Value>(await this.#servers.send(key, "CACHE.GET", key));
     } catch (error) {
       this.#onError(error);
-      // EventEmitter throws where nobody listens; Keyv does.
+      // EventEmitter throws if there is no listener; Keyv has one.
       if (this.listenerCount("error") > 0) this.emit("error", error);
       throw error;
     }
@@ -61,7 +61,7 @@ export class KeyvTagcache extends EventEmitter {
     return keys.map((key) => decode<Value>(found.get(key)));
   }
 
-  /** Stores a value for `ttl` ms, or for good. A time of 0 or less removes it, since it is over already. */
+  /** Stores a value for `ttl` ms, or without expiry. A `ttl` of 0 or less removes it, since it is already expired. */
   async set(key: string, value: unknown, ttl?: number): Promise<boolean> {
     if (ttl !== undefined && ttl <= 0) {
       await this.delete(key);
@@ -72,8 +72,8 @@ export class KeyvTagcache extends EventEmitter {
   }
 
   /**
-   * Stores several values, with one command for all that have the same time to live and tags (and slot). Of entries
-   * with the same key the last one counts.
+   * Stores several values, with one command for all that have the same TTL and tags (and slot). Of entries with the
+   * same key the last one counts.
    */
   async setMany(entries: Entry[]): Promise<boolean[]> {
     const groups = new Map<string, { values: Map<string, Argument>; options: Argument[] }>();
@@ -113,17 +113,17 @@ export class KeyvTagcache extends EventEmitter {
     return Number(await this.#servers.send(key, "CACHE.EXISTS", key)) > 0;
   }
 
-  /** One command a key, sent together: CACHE.EXISTS of several keys tells how many there are, not which. */
+  /** One command per key, sent together: CACHE.EXISTS of several keys returns how many exist, not which ones. */
   async hasMany(keys: string[]): Promise<boolean[]> {
     return Promise.all(keys.map((key) => this.has(key)));
   }
 
-  /** Drops what was stored in this namespace; without one, what was stored without one. */
+  /** Drops the values of this namespace; without a namespace, those that were stored without one. */
   async clear(): Promise<void> {
     await this.#servers.all("CACHE.INVALIDATE", this.#namespaceTag(this.namespace));
   }
 
-  /** Drops what carries one of the tags, in all namespaces. Returns the number of (value, tag) pairs dropped. */
+  /** Drops the entries with one of the tags, in all namespaces. Returns the number of (value, tag) pairs dropped. */
   async invalidateTags(tags: string[]): Promise<number> {
     return tags.length === 0 ? 0 : sum(await this.#servers.all("CACHE.INVALIDATE", ...tags));
   }
@@ -145,7 +145,7 @@ export class KeyvTagcache extends EventEmitter {
     }
   }
 
-  /** Nothing to close here: the client is its owner's. */
+  /** Closes nothing: the client belongs to its owner. */
   async disconnect(): Promise<void> {}
 
   #namespaceTag(namespace: string | undefined): string {
@@ -172,7 +172,7 @@ function encode(value: unknown): string | Buffer {
   throw new TypeError("tagcache: Keyv must serialize values (its options serialize and deserialize are unset)");
 }
 
-/** Keyv deserializes strings; bytes that no serializer of strings wrote come back with replacement characters. */
+/** Keyv deserializes strings; bytes that are not UTF-8 come back with replacement characters. */
 function decode<Value>(value: Reply | undefined): Value | undefined {
   return value === null || value === undefined ? undefined : (String(value) as Value);
 }

@@ -1,5 +1,5 @@
 /**
- * A Keyv store on tagcache. Keyv's values carry tags here, and `clear()` is one command, whatever the number of keys.
+ * A Keyv store on tagcache. Keyv's values carry tags here, and `clear()` is one command for any number of keys.
  *
  * ```ts
  * import Redis from "ioredis";
@@ -18,9 +18,9 @@ import { KeyvTagcache, type KeyvTagcacheOptions } from "./keyv-store.js";
 export { KeyvTagcache, type KeyvTagcacheOptions } from "./keyv-store.js";
 
 /**
- * A Keyv on a store of its own, set up so that no error passes for a miss: errors of the server reject, and a value
- * that cannot be deserialized is a miss that `onError` is told of. A Keyv that is built without this function treats
- * both as Keyv does.
+ * A Keyv on a store of its own, set up so that no error looks like a miss: errors of the server reject, and a value
+ * that cannot be deserialized is a miss that is reported to `onError`. A Keyv that is built without this function
+ * treats both as Keyv does by default.
  */
 export function createKeyv<Value = unknown>(
   client: AnyClient,
@@ -42,7 +42,7 @@ export function createKeyv<Value = unknown>(
       }
     };
   }
-  // Keyv's own ends at a value that does not decode, and takes the namespace to end at its first colon.
+  // Keyv's own iterator ends at a value that does not decode, and cuts the namespace off at its first colon.
   keyv.iterator = async function* () {
     const prefix = keyv.useKeyPrefix && keyv.namespace ? `${keyv.namespace}:` : "";
     for await (const [key, raw] of store.iterator<string>(keyv.namespace)) {

@@ -1,19 +1,19 @@
-/** The loads that a process has begun by reading: what the writes of their values are to be judged by. */
+/** The loads that a process began by reading. Writes of their values are checked against them. */
 
 export interface Load {
-  /** The lease, 0: none. */
+  /** The lease; 0 if there is none. */
   token: number;
   readerTags: string[];
-  /** By `now`, before the server was asked. */
+  /** Time by `now`, before the server was asked. */
   since: number;
 }
 
-/** Keys whose loads were begun and never written are forgotten when there are this many. */
+/** Maximum number of keys; beyond it the oldest one is forgotten, since some loads are never written. */
 const MOST = 10_000;
-/** As many loads of one key are kept: those of them that are never written would add up. */
+/** Maximum number of loads per key, since some are never written. */
 const MOST_OF_KEY = 8;
 
-/** Unix ms by the clock that Next.js takes an entry's `timestamp` from. It never goes back, as Date.now() may. */
+/** Unix ms by the clock that sets an entry's `timestamp` in Next.js. It never goes back, as Date.now() may. */
 export function now(): number {
   return performance.timeOrigin + performance.now();
 }
@@ -28,7 +28,7 @@ export class Loads {
 
   begin(key: string, load: Load): void {
     const before = this.#loads.get(key) ?? [];
-    // Each hit is a load without a lease, so only the last of those is kept.
+    // Each hit is a load without a lease, so only the last of them is kept.
     const kept = load.token === 0 ? before.filter(({ token }) => token > 0) : before;
     this.#loads.delete(key);
     this.#loads.set(key, [...kept, load].slice(-MOST_OF_KEY));
@@ -37,9 +37,9 @@ export class Loads {
   }
 
   /**
-   * Ends the load of what began at `startedAt`, and returns its lease. It may be that of another request of this process,
-   * whose render failed; but never one that was granted after `startedAt`: an invalidation may lie between the two,
-   * which that lease knows nothing of. The tags are those of all readers.
+   * Ends the load that began at `startedAt`, and returns its lease. The lease may be that of another request of this
+   * process, whose render failed, but never one that was granted after `startedAt`: it would not notice an invalidation
+   * between `startedAt` and its grant. The tags are those of all readers.
    */
   end(key: string, startedAt: number): Omit<Load, "since"> {
     const loads = this.#loads.get(key) ?? [];

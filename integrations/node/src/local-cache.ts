@@ -1,9 +1,9 @@
-/** A cache in one process's memory: bounded, with times to live and tags, and a bounded count of reads for each key. */
+/** A cache in one process's memory: bounded, with TTLs and tags, and a bounded count of reads per key. */
 
 export interface LocalCacheOptions {
-  /** Entries at most; default 100. The least recently used ones go first. */
+  /** Maximum number of entries; default 100. The least recently used ones are evicted. */
   maxCacheSize?: number;
-  /** Keys whose reads are counted at most; default 200. Those with the fewest reads go first. */
+  /** Maximum number of keys whose reads are counted; default 200. Those with the fewest reads are removed. */
   maxTrackingSize?: number;
 }
 
@@ -16,7 +16,7 @@ interface Entry {
 export class LocalCache {
   readonly #maxEntries: number;
   readonly #maxTracked: number;
-  /** The most recently used one is the last. */
+  /** The most recently used entry is the last one. */
   readonly #entries = new Map<string, Entry>();
   readonly #reads = new Map<string, number>();
   /** Hits since the last `takeHits`. */
@@ -28,7 +28,7 @@ export class LocalCache {
     this.#maxTracked = maxTrackingSize;
   }
 
-  /** Grows with each removal that was asked for: what was read before one is not to be kept after it. */
+  /** Number of removals that were requested: a value that was read before a removal must not be kept after it. */
   get removals(): number {
     return this.#removals;
   }
@@ -56,7 +56,7 @@ export class LocalCache {
     this.#entries.delete(key);
   }
 
-  /** O(entries), of which there are few. */
+  /** O(entries); there are few. */
   deleteTagged(tags: string[]): void {
     this.#removals++;
     for (const [key, entry] of this.#entries) {
@@ -96,7 +96,7 @@ export class LocalCache {
   #count(counts: Map<string, number>, key: string): void {
     counts.set(key, (counts.get(key) ?? 0) + 1);
     if (counts.size <= this.#maxTracked) return;
-    // The last one is new: it stays, or nothing new could ever be counted.
+    // The last key is new and stays, or new keys could never be counted.
     const others = [...counts].slice(0, -1);
     counts.delete(others.reduce((a, b) => (b[1] < a[1] ? b : a))[0]);
   }

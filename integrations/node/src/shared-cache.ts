@@ -1,4 +1,6 @@
-/** The part of the unified cache service that all processes share: entries in the server, and what is told of them. */
+/**
+ * The part of the unified cache service that all processes share: entries in the server, and messages about changes.
+ */
 import type { AnyClient } from "./cluster.js";
 import type { Argument, Reply } from "./connection.js";
 import { logError } from "./errors.js";
@@ -6,13 +8,13 @@ import { Invalidations, type Listener } from "./invalidations.js";
 import { type Codec, Store, type StoreOptions } from "./store.js";
 
 export interface ConnectOptions extends Omit<StoreOptions, "client" | "prefix"> {
-  /** What keys and tags begin with, before a colon; default `cache`. */
+  /** Prefix of keys and tags, before a colon; default `cache`. */
   namespace?: string;
   /** The database that the client selected; default 0. */
   database?: number;
 }
 
-/** Other languages read it too. */
+/** Programs in other languages read it too. */
 const JSON_CODEC: Codec = {
   encode: (value) => JSON.stringify(value) ?? "null",
   decode: (bytes) => JSON.parse(String(bytes)),
@@ -33,17 +35,17 @@ export class SharedCache {
     this.#invalidations = new Invalidations(this.store, database, listener, onError);
   }
 
-  /** Rejects where the module is not loaded. */
+  /** Rejects if the module is not loaded. */
   async check(): Promise<void> {
     await this.store.servers.all("CACHE.CLOCK");
   }
 
-  /** Resolves when what others change is told to the listener. */
+  /** Resolves when changes by other processes reach the listener. */
   listen(): Promise<void> {
     return this.#invalidations.listen();
   }
 
-  /** False while changes are not told: then nothing may be kept in memory. */
+  /** False while changes do not arrive: then no value may be kept in memory. */
   get isListening(): boolean {
     return this.#invalidations.isListening;
   }
@@ -59,8 +61,8 @@ export class SharedCache {
   }
 
   /**
-   * Tells others of a change after the server has it, or may have it: they would read the old value. One connection
-   * keeps the order; in a cluster the message goes another way than the change.
+   * Announces a change when the server has it, or may have it: other processes would otherwise read the old value. A
+   * single connection keeps the order; in a cluster the message and the change use different ones.
    */
   async #change(key: string, command: string, ...args: Argument[]): Promise<void> {
     const sent = this.store.send(key, command, ...args);
@@ -68,13 +70,13 @@ export class SharedCache {
     await Promise.all([sent, this.#invalidations.announce(key)]);
   }
 
-  /** How many entries the servers hold. */
+  /** Number of entries in the servers. */
   async keyCount(): Promise<number> {
     const infos = await this.store.servers.all("CACHE.TAGINFO", this.store.key(ALL));
     return infos.reduce<number>((sum, info) => sum + Number(field(info, "entries") ?? 0), 0);
   }
 
-  /** Adds this process's hits to the servers' counts, which are those of all. */
+  /** Adds this process's hits to the servers' counts, which are the sum over all processes. */
   report(hits: [key: string, count: number][]): void {
     const counts = new Map(hits.map(([key, count]) => [this.store.key(key), count]));
     for (const keys of this.store.servers.together([...counts.keys()])) {
@@ -89,7 +91,7 @@ export class SharedCache {
   }
 }
 
-/** RESP3 clients give maps as objects. */
+/** RESP3 clients return maps as objects. */
 function field(map: Reply, name: string): Reply | undefined {
   if (!Array.isArray(map)) return (map as Record<string, Reply> | null)?.[name];
   const at = map.findIndex((entry) => String(entry) === name);

@@ -1,4 +1,4 @@
-/** The loads that run in one process: callers for one key share one, but none that began before an invalidation. */
+/** The running loads of one process: callers for one key share a load, unless an invalidation came after its start. */
 import type { Listener } from "./invalidations.js";
 
 interface Flight {
@@ -12,7 +12,7 @@ interface Flight {
 export class SingleFlight {
   readonly #flights = new Map<string, Flight>();
 
-  /** Which loads a change overtakes. */
+  /** Marks the loads that began before a change. */
   readonly overtake: Listener = {
     everything: () => this.#mark(() => true),
     key: (key) => this.#mark((_flight, of) => of === key),
@@ -27,7 +27,7 @@ export class SingleFlight {
       flight.isBegun = true;
       return load();
     };
-    // Behind the one before it, which would else store its older value under the lease of this one.
+    // Starts after the previous load, which would otherwise store its older value under the lease of this one.
     const value = (before ? before.value.then(begin, begin) : begin()).finally(() => {
       if (this.#flights.get(key) === flight) this.#flights.delete(key);
     });

@@ -1,6 +1,6 @@
 /**
- * A cache of one application in the server: reads that hand the load of a missing or stale entry to one process,
- * writes that an invalidation during the load refuses, and invalidations.
+ * A cache of one application in the server: reads by which one process loads a missing or stale entry, writes that are
+ * refused after an invalidation during the load, and invalidations.
  */
 import { randomInt } from "node:crypto";
 import { Servers } from "./cluster.js";
@@ -13,8 +13,8 @@ import { Waits } from "./waits.js";
 export type { Codec, Found, Lifetime, StoreOptions } from "./options.js";
 
 /**
- * Stores under a lease, and with the reader's tags, so that the lease is refused if one of those was invalidated
- * during the load. They are not the entry's own: they are taken off again at once.
+ * Stores under a lease with the reader's tags too, so that the lease is refused if one of them was invalidated during
+ * the load. They are not the entry's own tags, so they are removed at once.
  */
 const SET_WITH_READER_TAGS = `
 local n = tonumber(ARGV[1])
@@ -38,8 +38,8 @@ export class Store {
   }
 
   /**
-   * Reads an entry, judged by its own and the reader's tags, in one round trip. If another process loads it, waits.
-   * Undefined: the caller is to load it and to `write` or `release` it. Errors go to `onError` and are undefined.
+   * Reads an entry and checks its own and the reader's tags, in one round trip. If another process loads it, waits.
+   * Undefined: the caller must load it and `write` or `release` it. Errors go to `onError` and return undefined.
    */
   async read<T>(key: string, readerTags: string[] = []): Promise<Found<T> | undefined> {
     const { leaseMs, waitMs, timeoutMs, onError } = this.#options;
@@ -67,7 +67,7 @@ export class Store {
       };
     } catch (error) {
       onError(error);
-      // What a reply that is still on its way grants, nobody would use.
+      // A late reply may grant a lease that no caller would use.
       this.send(key, "CACHE.RELEASE", this.key(key), token).catch(() => {});
       this.#loads.begin(key, { token: 0, readerTags, since });
       return undefined;
@@ -75,8 +75,8 @@ export class Store {
   }
 
   /**
-   * Stores what was loaded since `startedAt` (by `now`, after the read), unless one of its or its reader's tags was
-   * invalidated meanwhile or another request or process loads it. Returns whether it did. Errors go to `onError`.
+   * Stores a value that was loaded since `startedAt` (by `now`, after the read), unless one of its or its reader's tags
+   * was invalidated meanwhile or another request or process loads it. Returns whether it did. Errors go to `onError`.
    */
   async write(key: string, value: unknown, tags: string[], life: Lifetime, startedAt: number): Promise<boolean> {
     const { timeoutMs, maxAge, onError } = this.#options;
@@ -100,13 +100,13 @@ export class Store {
       return (await within(timeoutMs, "CACHE.SET", reply)) !== null;
     } catch (error) {
       onError(error);
-      // Or others would wait for what does not come.
+      // Otherwise other processes would wait for a value that is never stored.
       if (token > 0) this.send(key, "CACHE.RELEASE", this.key(key), token).catch(() => {});
       return false;
     }
   }
 
-  /** Gives up the load of what began at `startedAt`, so that the next process begins at once. */
+  /** Gives up the load that began at `startedAt`, so that the next process begins at once. */
   async release(key: string, startedAt: number): Promise<void> {
     const { token } = this.#loads.end(key, startedAt);
     if (token === 0) return;
@@ -119,8 +119,8 @@ export class Store {
   }
 
   /**
-   * Drops the entries with these tags. With `durations` they turn stale instead, for `expire` seconds at most.
-   * Rejects when the server does: an invalidation that did not happen must not pass for one that did.
+   * Drops the entries with these tags. With `durations` they turn stale instead, for `expire` seconds at most. Rejects
+   * if the server returns an error: a failed invalidation must not look like a successful one.
    */
   async invalidate(tags: string[], durations?: { expire?: number }): Promise<void> {
     if (tags.length === 0) return;
@@ -142,19 +142,19 @@ export class Store {
     return this.servers.send(this.key(key), command, ...args);
   }
 
-  /** Closes the connections that waits were made on. */
+  /** Closes the connections that were opened for waits. */
   close(): void {
     this.#waits.close();
   }
 
-  /** What the server calls a key or a tag. */
+  /** The name of a key or a tag in the server. */
   key(key: string): string {
     return this.#options.prefix + key;
   }
 
   /**
-   * A lease for a load that began without one: after a wait that was too short, or a render that Next.js forced.
-   * 0 if another request or process loads, or if one of the tags was invalidated since the load began, by the clocks.
+   * A lease for a load that began without one: after a wait that was too short, or for a render that Next.js forced. 0
+   * if another request or process loads, or if one of the tags was invalidated since the load began, by the clocks.
    */
   async #lateLease(key: string, tags: string[], startedAt: number): Promise<number> {
     const { leaseMs, timeoutMs, clockSkewMs } = this.#options;
@@ -166,7 +166,7 @@ export class Store {
     const [fetched, times] = (await within(timeoutMs, "CACHE.FETCH … EARLY", both)) as [Reply[], Reply[][]];
     if (Number(fetched[3]) === 0) return 0;
     const last = Math.max(0, ...times.flat().map(Number));
-    // The server's times are compared with this machine's, which may have been set since the process began.
+    // The server's times are compared with this machine's clock, which may have been set since the process began.
     const since = Date.now() - (now() - startedAt);
     if (last + clockSkewMs < since) return token;
     await this.send(key, "CACHE.RELEASE", this.key(key), token);
@@ -182,12 +182,12 @@ export class Store {
   }
 }
 
-/** Whether there is nothing, and another caller loads it. */
+/** Whether the entry is missing and another caller loads it. */
 function isElsewhere(reply: Reply[]): boolean {
   return String(reply[0]) === "MISS" && Number(reply[3]) === 0;
 }
 
-/** Exact as a number: randomInt goes up to 2^48. */
+/** A random token that a number represents exactly: randomInt goes up to 2^48. */
 function newToken(): number {
   return randomInt(1, 2 ** 48 - 1);
 }

@@ -1,7 +1,7 @@
 /**
- * The memory optimization guide's `lib/services/unified-cache-service.ts`, with the same calls, bounded and cleaned
- * up as there. Alone it is a cache in the process; after `connect(client)` it stands in front of a server that all
- * processes share: what one of them writes, removes or invalidates is gone from the others' memory too.
+ * The memory optimization guide's `lib/services/unified-cache-service.ts`, with the same calls, limits and cleanup.
+ * Alone it is a cache in the process; after `connect(client)` it is a local tier before a server that all processes
+ * share: a change by one of them removes the entry from the others' memory too.
  *
  * ```ts
  * import Redis from "ioredis";
@@ -29,7 +29,7 @@ export interface UnifiedCacheOptions extends LocalCacheOptions {
 export class UnifiedCacheService {
   readonly #local: LocalCache;
   readonly #loads = new SingleFlight();
-  /** What changed is gone from the memory, and a load of it that runs is not for those who ask from now on. */
+  /** Removes changed entries from memory; callers from now on do not share a load that began before the change. */
   readonly #forget: Listener = {
     everything: () => {
       this.#local.clear();
@@ -62,26 +62,26 @@ export class UnifiedCacheService {
     await shared.listen();
   }
 
-  /** The value in this process's memory, or null. `getOrLoad` asks the server too. */
+  /** The value in this process's memory, or null. `getOrLoad` reads from the server too. */
   get<T = unknown>(key: string): T | null {
     return this.#local.get<T>(key);
   }
 
   /**
-   * Keeps a value for `ttl` ms. The promise settles when the server has it. A value that was loaded before an
-   * invalidation and is set after it is stale: `getOrLoad` rules that out.
+   * Keeps a value for `ttl` ms. The promise settles when the server has it. If a value is loaded before an invalidation
+   * and set after it, it is stale: `getOrLoad` prevents that.
    */
   set(key: string, value: unknown, ttl: number, tags: string[] = []): Promise<void> {
     if (ttl <= 0) return this.delete(key);
-    // What is being read of the key meanwhile is not kept.
+    // A value of the key that is being read meanwhile must not be kept.
     this.#forget.key(key);
     this.#keep(key, value, ttl, tags);
     return this.#tell((shared) => shared.set(key, value, ttl, tags));
   }
 
   /**
-   * The value of memory or server, or what `load` returns, which one process calls at a time. What an invalidation
-   * overtakes while it is loaded is returned and not kept. Without a server the load goes on as though alone.
+   * The value from memory or the server, or that of `load`, which one process calls at a time. If an invalidation comes
+   * during the load, the value is returned and not kept. Without a server the load runs as in a single process.
    */
   getOrLoad<T>(key: string, load: () => Promise<T> | T, ttl: number, tags: string[] = []): Promise<T> {
     const here = this.#local.get<T>(key);
@@ -107,7 +107,7 @@ export class UnifiedCacheService {
     return this.#tell(({ store }) => store.invalidate([ALL]));
   }
 
-  /** The keys that this process read most; for all processes it is CACHE.TOP. */
+  /** The keys that this process read most; CACHE.TOP lists those of all processes. */
   getTopAccessedKeys(limit = 10): Array<{ key: string; count: number }> {
     return this.#local.top(limit);
   }
@@ -133,7 +133,7 @@ export class UnifiedCacheService {
     this.#disconnect();
   }
 
-  /** Removes what has expired, and reports this process's hits to the server, whose counts are those of all. */
+  /** Removes expired entries, and reports this process's hits to the server, which counts those of all processes. */
   private performCleanup(): void {
     this.#local.removeExpired();
     const hits = this.#local.takeHits();
@@ -165,8 +165,8 @@ export class UnifiedCacheService {
   }
 
   /**
-   * Tells the server, if there is one. The guide's callers do not wait for it: so an error is reported, and rejects
-   * the promise of those who do, but does not end the process.
+   * Sends the change to the server, if there is one. The guide's callers do not wait for it: so an error is reported,
+   * and rejects the promise for callers that wait, but does not end the process.
    */
   #tell(change: (shared: SharedCache) => Promise<void>): Promise<void> {
     if (!this.#shared) return Promise.resolve();

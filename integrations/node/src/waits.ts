@@ -1,4 +1,4 @@
-/** The connections that a process waits on: a waiting FETCH blocks its whole connection, so each has one of its own. */
+/** The connections for waits: a waiting FETCH blocks its whole connection, so each wait has one of its own. */
 import type { Servers } from "./cluster.js";
 import type { Connection } from "./connection.js";
 
@@ -8,9 +8,9 @@ export class Waits {
   readonly #servers: Servers;
   readonly #most: number;
   readonly #onError: (error: unknown) => void;
-  /** By their nodes. A lease that was granted on one ends with it, so it is kept. */
+  /** Idle connections by node. They stay open, because a lease ends with the connection that it was granted on. */
   readonly #idle = new Map<string, Connection[]>();
-  /** The keys that were waited for to no end, until something is seen of them. */
+  /** The keys for which a wait returned no value, until a value is seen. */
   readonly #vain = new Set<string>();
   #waiting = 0;
 
@@ -20,7 +20,9 @@ export class Waits {
     this.#onError = onError;
   }
 
-  /** Not again for what is never stored: Next.js says nothing of renders that fail and responses that it does not keep. */
+  /**
+   * False for keys that are never stored: Next.js does not report failed renders, or responses that it does not keep.
+   */
   mayWait(key: string): boolean {
     return this.#waiting < this.#most && !this.#vain.has(key);
   }
@@ -46,7 +48,7 @@ export class Waits {
       idle.push(own);
       return result;
     } catch (error) {
-      // What it still waits for would hold up its next user.
+      // The wait may still run, and would block the next user of the connection.
       own?.close();
       throw error;
     } finally {

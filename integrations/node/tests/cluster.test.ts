@@ -116,7 +116,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
       await one.set(key, rendered(key));
       expect(await new Response((await waiting)?.value).text()).toBe(key);
     }
-    // A lease ends with its connection: those that waited are still there, beside the client's own.
+    // A lease ends with its connection, so those of the waits are still open, beside the client's own.
     const lists = await Promise.all(nodes.map(async (node) => String(await node.client("LIST"))));
     expect(lists.map((list) => list.match(/cmd=cache.fetch/gi)?.length)).toEqual([2, 2, 2]);
     await two.updateTags(["t"]);

@@ -13,7 +13,7 @@ let server: Server;
 let redis: Redis;
 const clients: Redis[] = [];
 
-/** As of a process of its own. */
+/** A cache as in a process of its own. */
 function open(prefix = "shop:"): Cache {
   const client = new Redis(server.port, "127.0.0.1");
   clients.push(client);

@@ -1,4 +1,4 @@
-/** What the store does beyond Keyv's suite, and cache-manager over it. */
+/** Features of the store beyond Keyv's suite, and cache-manager on it. */
 import { createCache } from "cache-manager";
 import { Redis } from "ioredis";
 import { Keyv } from "keyv";

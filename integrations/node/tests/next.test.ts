@@ -21,13 +21,13 @@ afterAll(async () => {
 });
 beforeEach(() => redis.call("CACHE.FLUSH"));
 
-/** What Next.js hands over after a render that began now. */
+/** The entry that Next.js passes after a render that began now. */
 function entry(text: string, tags: string[] = [], times: Partial<CacheEntry> = {}): CacheEntry {
   const value = new Response(text).body as ReadableStream<Uint8Array>;
   return { value, tags, stale: 30, timestamp: now(), expire: 3600, revalidate: 900, ...times };
 }
 
-/** Of a render that took longer than its `revalidate`. */
+/** The entry of a render that took longer than its `revalidate`. */
 async function pastRevalidate(): Promise<CacheEntry> {
   const rendered = entry("rendered", [], { revalidate: 0.001 });
   await until("its time is over", () => Date.now() > rendered.timestamp + 10);
@@ -321,7 +321,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     const client = await connect(server.port);
     const Handler = incrementalCacheHandler({ client, onError: (error) => expect.fail(String(error)) });
     opened.push(Handler, client);
-    // Next.js makes one for each request.
+    // Next.js makes one instance per request.
     return () => new Handler({});
   }
 

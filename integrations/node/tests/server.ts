@@ -21,7 +21,7 @@ export async function startServer(withModule = true): Promise<Server> {
   const module = process.env.TAGCACHE_MODULE;
   if (withModule && !module) throw new Error("TAGCACHE_MODULE must name tagcache.so; scripts/test-integrations sets it");
   const [command = "", ...before] = (process.env.TAGCACHE_SERVER ?? "redis-server").split(" ");
-  // The port may be taken between the look and the start.
+  // Another process may take the port before the server starts.
   for (let attempt = 0; attempt < 3; attempt++) {
     const port = await freePort();
     const args = [...before, "--port", `${port}`, "--bind", "127.0.0.1", "--dir", dir, "--logfile", log, "--save", ""];
@@ -49,7 +49,7 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** Whether the child answers on its port; false when it ended. */
+/** Whether the child replies on its port; false when it ended. */
 async function ready(child: ChildProcess, port: number): Promise<boolean> {
   const client = new Redis({ port, lazyConnect: true, retryStrategy: () => 50, maxRetriesPerRequest: null });
   client.on("error", () => {});
@@ -87,7 +87,7 @@ export const KINDS: Kind[] = [
   },
 ];
 
-/** Waits until the condition holds, for 60 s at most: a limit for what hangs, not for what is slow. */
+/** Waits until the condition holds, for 60 s at most: the limit is for tests that hang, not for slow ones. */
 export async function until(what: string, condition: () => unknown): Promise<void> {
   const deadline = Date.now() + 60_000;
   while (!(await condition())) {

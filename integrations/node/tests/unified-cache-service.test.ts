@@ -1,4 +1,4 @@
-/** The guide's six tests, alone and in front of a server, and what several processes see of one another. */
+/** The guide's six tests, alone and with a server, and changes by other processes. */
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, test } from "vitest";
 import { SharedCache } from "../src/shared-cache.js";
@@ -138,7 +138,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
       () => redis.call("CACHE.INVALIDATEWHERE", "ALL", 1, "cache:t"),
       () => redis.call("CACHE.FLUSH"),
     ]) {
-      // The message of the change before may come late, and keep the value from being kept.
+      // The message of the previous change may arrive late, and prevent the value from being kept.
       await until("the value is in memory", async () => {
         await b.getOrLoad("k", () => 1, 60_000, ["t"]);
         return b.get("k") !== null;

@@ -20,13 +20,13 @@ trait LeaseTrait
     /**
      * Runs the callback of get() under the lease of the item, or waits for the process that holds it.
      *
-     * Static, as Symfony copies a pool with its callback wrapper for a namespace below its own.
+     * Static, because Symfony copies a pool with its callback wrapper for a namespace below its own.
      */
     private static function compute(callable $callback, ItemInterface $item, bool &$save, self $pool, \Closure $setMetadata, ?LoggerInterface $logger): mixed
     {
         $id = $pool->getId($item->getKey());
         $token = random_int(1, 2 ** 53 - 1);
-        // A value that is refreshed before its expiry is there for those who get no lease, so they need not wait.
+        // While a value is refreshed before its expiry, callers without a lease can use it, so they need not wait.
         $mode = $item->isHit() ? ['EARLY'] : ['WAIT', min($pool->leaseMs, $pool->server->longestWaitMs())];
         $fetch = static fn (string|int ...$mode) => $pool->server->run('CACHE.FETCH', $id, 'LEASE', $pool->leaseMs, 'TOKEN', $token, ...$mode);
         $granted = 0;
@@ -39,7 +39,7 @@ trait LeaseTrait
 
                     return $found['value'];
                 }
-                // To replace what cannot be decoded takes a lease too.
+                // A value that cannot be decoded may be replaced only under a lease too.
                 $granted = $fetch('EARLY')[3];
             }
         } catch (\Exception $e) {
@@ -47,7 +47,7 @@ trait LeaseTrait
         }
         if (!$granted) {
             $value = $callback($item, $save);
-            // Another process computes and stores. Without a lease the server would not know of an invalidation meanwhile.
+            // Another process computes and stores. Without a lease the server cannot notice an invalidation meanwhile.
             $save = false;
 
             return $value;

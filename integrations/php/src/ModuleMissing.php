@@ -5,8 +5,8 @@ declare(strict_types=1);
 namespace Tagcache;
 
 /**
- * The server does not know the CACHE commands. An \Error, since Symfony turns each \Exception into a logged miss, and a
- * server that is set up wrongly would go unnoticed.
+ * The server does not know the CACHE commands. An \Error, since Symfony turns each \Exception into a logged miss, which
+ * would hide a wrong setup of the server.
  */
 final class ModuleMissing extends \Error
 {

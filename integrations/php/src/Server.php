@@ -6,14 +6,14 @@ namespace Tagcache;
 
 /**
  * Runs CACHE commands on phpredis: on one server, or on a cluster, where a key belongs to one node and a tag's items are
- * on all of them. Its options for key prefixes, serializers and compression do not reach them.
+ * on all of them. phpredis's options for key prefixes, serializers and compression have no effect on them.
  */
 final class Server
 {
-    /** What all primaries get within this happens at once for them: half of what the module allows. */
+    /** If all primaries reply within this time, the command counts as simultaneous: half of the module's limit. */
     private const AT_ONCE_NS = 500_000_000;
 
-    /** The database to be selected again on the next connection; 0 is there by itself. */
+    /** The database to select again on the next connection; 0 needs no SELECT. */
     private int $database = 0;
 
     public function __construct(private readonly \Redis|\RedisCluster $redis)
@@ -21,9 +21,9 @@ final class Server
     }
 
     /**
-     * Runs a command whose first argument is a key, on the node of that key. Nil is null or false.
+     * Runs a command whose first argument is a key, on the node of that key. Nil becomes null or false.
      *
-     * @throws \RedisException|\RedisClusterException also for an error that the server replies
+     * @throws \RedisException|\RedisClusterException also for an error reply
      * @throws ModuleMissing
      */
     public function run(string $command, string|int ...$arguments): mixed
@@ -35,7 +35,7 @@ final class Server
         try {
             return $this->send($key, $command, ...$arguments);
         } catch (\RedisClusterException) {
-            // A raw command follows no redirection. A native one does, and phpredis remembers where it led.
+            // A raw command follows no redirection. A native one does, and phpredis remembers its target.
             $this->guarded(fn () => $this->redis->exists($key));
 
             return $this->send($key, $command, ...$arguments);
@@ -43,8 +43,9 @@ final class Server
     }
 
     /**
-     * Runs a command on the server, or on each primary of a cluster. If one fails the others have run it. If not all have
-     * it at once they run it twice: slots may have moved meanwhile, with entries that the last one wrote before it was told.
+     * Runs a command on the server, or on each primary of a cluster. If one fails the others have run it. If that
+     * took too long, all run it twice: slots may have moved meanwhile, with entries that the last primary wrote before
+     * it got the command.
      *
      * @return list<mixed>
      *
@@ -77,7 +78,7 @@ final class Server
         return $failed ? throw $failed : $replies;
     }
 
-    /** @return list<list<mixed>> what stands before a command for each primary */
+    /** @return list<list<mixed>> for each primary the arguments that precede a command */
     public function nodes(): array
     {
         return $this->redis instanceof \Redis ? [[]] : array_map(static fn (array $node) => [$node], $this->redis->_masters());
@@ -108,7 +109,7 @@ final class Server
         return $this->guarded(fn () => $this->redis->rawCommand(...$parts));
     }
 
-    /** Uses the client. A reply that comes after its time-out would pass for that of the next command: so it is hung up. */
+    /** Uses the client. Closes the connection after an error: a late reply would be taken for the next command's. */
     private function guarded(\Closure $use): mixed
     {
         try {
@@ -124,7 +125,7 @@ final class Server
         return $reply;
     }
 
-    /** phpredis connects anew with the next command, but forgets the database. */
+    /** phpredis connects again with the next command, but forgets the database. */
     private function hangUp(): void
     {
         if ($this->redis instanceof \Redis && $this->redis->isConnected()) {
@@ -134,7 +135,7 @@ final class Server
             $this->redis->close();
             $this->selectAgain();
         } catch (\RedisException) {
-            // The next command tries again, on a connection whose SELECT is not still on its way.
+            // The next command tries again, on a new connection without a pending SELECT.
             $this->redis->close();
         }
     }
@@ -175,7 +176,7 @@ final class Server
         });
     }
 
-    /** How long a command may block: half the read time-out, after which phpredis takes the connection for dead. */
+    /** Time that a command may block: half the read time-out, after which phpredis considers the connection dead. */
     public function longestWaitMs(): int
     {
         $seconds = $this->redis->getOption(\Redis::OPT_READ_TIMEOUT) ?: (float) \ini_get('default_socket_timeout');
@@ -183,7 +184,7 @@ final class Server
         return $seconds > 0 ? (int) ($seconds * 500) : \PHP_INT_MAX;
     }
 
-    /** phpredis returns false both for nil and for an error, and keeps the latter's text. */
+    /** phpredis returns false both for nil and for an error, and stores the error's text. */
     private function throwLastError(): void
     {
         if (null === $error = $this->redis->getLastError()) {

@@ -14,10 +14,10 @@ use Symfony\Component\Cache\Marshaller\TagAwareMarshaller;
 /**
  * A PSR-6 pool with tags for Symfony's cache component, on phpredis and a server with the tagcache module.
  *
- * invalidateTags() and clear() are one command each, whatever the number of items. The callback of get() runs in one
+ * invalidateTags() and clear() are one command each, for any number of items. The callback of get() runs in one
  * process at a time; the others wait. A value that it read before an invalidation is not stored.
  *
- * As PSR-6 demands, errors of the server are no exceptions: they are logged, and an item is a miss or is not saved.
+ * As PSR-6 requires, errors of the server throw no exceptions: they are logged, and an item is a miss or is not saved.
  */
 class TagcacheAdapter extends AbstractTagAwareAdapter
 {
@@ -32,9 +32,9 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
     private readonly MarshallerInterface $marshaller;
 
     /**
-     * @param string $namespace       stands before each key and each tag; '' shares the tags of other languages
+     * @param string $namespace       prefix of each key and each tag; '' shares tags with programs in other languages
      * @param int    $defaultLifetime seconds; 0: tagcache.default-ttl-ms applies
-     * @param int    $leaseMs         how long the callback of get() may run before another process runs it too;
+     * @param int    $leaseMs         time that the callback of get() may run before another process runs it too;
      *                                at most tagcache.lease-max-ms
      */
     public function __construct(
@@ -77,7 +77,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         return true;
     }
 
-    /** The server knows the tags of what it deletes. */
+    /** The server removes the tags of deleted entries itself. */
     protected function doDeleteYieldTags(array $ids): iterable
     {
         $this->doDelete($ids);
@@ -131,7 +131,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         return $failed;
     }
 
-    /** With the pool's own namespace one command; with a longer prefix the pool's keys are listed. */
+    /** One command for the pool's own namespace; for a longer prefix the pool's keys are listed. */
     protected function doClear(string $namespace): bool
     {
         if ($namespace === $this->prefix) {
@@ -153,7 +153,7 @@ class TagcacheAdapter extends AbstractTagAwareAdapter
         CacheItem::log($this->logger, $what.': '.$e->getMessage(), ['key' => $key, 'exception' => $e, 'cache-adapter' => static::class]);
     }
 
-    /** Symfony checks keys only where assertions are on; PSR-6 wants an exception always. */
+    /** Symfony checks keys only if assertions are on; PSR-6 always requires an exception. */
     protected function getId(mixed $key, mixed ...$more): string
     {
         CacheItem::validateKey($key);

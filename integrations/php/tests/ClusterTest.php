@@ -23,7 +23,7 @@ final class ClusterTest extends TestCase
         }
     }
 
-    /** @return list<int> how many keys each node holds */
+    /** @return list<int> the number of keys in each node */
     private function sizes(): array
     {
         return array_map(fn (array $node) => $this->redis->dbSize($node), $this->redis->_masters());
@@ -133,7 +133,7 @@ final class ClusterTest extends TestCase
         $nodes = $this->redis->_masters();
         $ids = array_map(fn (array $node) => $this->redis->rawCommand($node, 'CLUSTER', 'MYID'), $nodes);
         self::assertNotContains('v', [$server->run('CACHE.GET', 'key')]);
-        // The key is not there, so that the slot can change its node at once.
+        // The key does not exist, so that the slot can move to another node at once.
         foreach ($nodes as $number => $node) {
             $owned = $this->redis->rawCommand($node, 'CLUSTER', 'COUNTKEYSINSLOT', $slot);
             self::assertSame(0, $owned);

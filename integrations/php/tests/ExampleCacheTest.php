@@ -24,7 +24,7 @@ final class ExampleCacheTest extends TestCase
         $this->cache = $this->open();
     }
 
-    /** As of a process of its own. */
+    /** A cache as in a process of its own. */
     private function open(string $prefix = 'shop:'): Cache
     {
         return new Cache(Connection::open(), $prefix);

@@ -1,6 +1,6 @@
 <?php
 
-// Debian's packages bring their own autoloaders; composer's stands for all of them where it exists.
+// Debian's packages contain their own autoloaders; composer's replaces all of them if it exists.
 $folders = ['Tagcache\\Tests\\' => __DIR__, 'Tagcache\\' => __DIR__.'/../src'];
 if (is_file($composer = __DIR__.'/../vendor/autoload.php')) {
     require $composer;
@@ -9,7 +9,7 @@ if (is_file($composer = __DIR__.'/../vendor/autoload.php')) {
     require '/usr/share/php/Psr/SimpleCache/autoload.php';
     require '/usr/share/php/Cache/IntegrationTests/autoload.php';
 }
-// No package of Symfony's contains its tests.
+// No package of Symfony contains its tests.
 if ($symfony = getenv('SYMFONY_CACHE')) {
     $folders['Symfony\\Component\\Cache\\Tests\\'] = $symfony.'/Tests';
 }

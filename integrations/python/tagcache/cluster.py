@@ -1,6 +1,6 @@
-"""What is different on a Redis Cluster: a key belongs to one node, and a tag's entries are on all of them.
+"""Commands on a Redis Cluster, where a key belongs to one node, and a tag's entries are on all nodes.
 
-redis-py sends a command to the node of its keys by itself; what names keys of several slots, or none, is here.
+redis-py sends a command to the node of its keys by itself; commands with keys of several slots, or none, are here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .command import Argument, call
 
 Key = TypeVar("Key", str, bytes)
 
-# What all primaries get within this many seconds happens at once for them: half of what the module allows.
+# If all primaries reply within this many seconds, the command counts as simultaneous: half of the module's limit.
 AT_ONCE = 0.5
 
 
 def is_cluster(client: Any) -> bool:
-    """Whether it is a client of a cluster, synchronous or not."""
+    """Whether `client` belongs to a cluster, synchronous or not."""
     return isinstance(client, (RedisCluster, redis.asyncio.cluster.RedisCluster))
 
 
 def call_all(client: Any, *command: Argument) -> list[Any]:
     """Runs a command on the server, or on each primary of a cluster. If one fails the others have run it, and its error
-    is raised. If not all have it at once they run it twice: slots may have moved meanwhile, with entries that the last
-    one wrote before it was told."""
+    is raised. If that took too long, all run it twice: slots may have moved meanwhile, with entries that the last
+    primary wrote before it got the command."""
     if not is_cluster(client):
         return [call(client, *command)]
     begun = time.monotonic()
@@ -65,12 +65,12 @@ def together(client: Any, keys: Iterable[Key]) -> list[list[Key]]:
 
 
 def node_of(client: Any, key: str | bytes) -> Any:
-    """The client itself, or that of the node which has the key: for WATCH, which belongs to one connection."""
+    """The client itself, or that of the key's node: for WATCH, which belongs to one connection."""
     return client.get_redis_connection(client.get_node_from_key(key)) if is_cluster(client) else client
 
 
 def socket_timeout(client: Any) -> Any:
-    """Seconds after which redis-py takes a connection for dead."""
+    """Seconds after which redis-py considers a connection dead."""
     if hasattr(client, "socket_timeout"):
         return client.socket_timeout
     connection: type
@@ -85,6 +85,6 @@ def socket_timeout(client: Any) -> Any:
 
 @cache
 def _default_socket_timeout(connection: type) -> Any:
-    """None until redis-py 7, 5 s since: a pool that is made from a URL does not name it."""
+    """None until redis-py 7, 5 s since: the options of a pool made from a URL do not contain it."""
     parameters = (inspect.signature(base).parameters for base in connection.__mro__)
     return next((known["socket_timeout"].default for known in parameters if "socket_timeout" in known), None)

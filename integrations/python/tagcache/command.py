@@ -15,7 +15,7 @@ logger = logging.getLogger("tagcache")
 
 Tag = TypeVar("Tag", str, bytes, str | bytes)
 Argument = str | bytes | int
-"""redis-py sends each of these as it is; numbers in decimal digits."""
+"""redis-py sends these types unchanged; numbers in decimal digits."""
 
 
 class ModuleMissing(ResponseError):
@@ -37,9 +37,9 @@ def explaining() -> Iterator[None]:
 
 
 def call(client: Any, *command: Argument) -> Any:
-    """Runs one command on a `redis.Redis`, or on one of its pipelines. The reply holds bytes, also with decode_responses.
+    """Runs one command on a `redis.Redis`, or on one of its pipelines. The reply has bytes, even with decode_responses.
 
-    Raises what redis-py raises, and `ModuleMissing` where the server lacks the module or the command.
+    Raises redis-py's errors, and `ModuleMissing` if the server lacks the module or the command.
     """
     with explaining():
         return client.execute_command(*command, **{NEVER_DECODE: True})
@@ -52,7 +52,7 @@ async def call_async(client: Any, *command: Argument) -> Any:
 
 
 def listed(tags: Iterable[Tag]) -> tuple[Tag, ...]:
-    """The tags. One string is an error: its letters would become tags."""
+    """The tags. A single string is an error: its letters would become tags."""
     if isinstance(tags, (str, bytes)):
         raise TypeError(f"tags must be a list of strings, not one: {tags!r}")
     return tuple(tags)
@@ -70,12 +70,12 @@ def milliseconds(seconds: float) -> int:
 
 
 def new_token() -> int:
-    """A lease token of the caller's choice: 1 to 2^53 - 1 (the server takes up to 2^63 - 1), new for each load."""
+    """A random lease token: 1 to 2^53 - 1 (the server takes up to 2^63 - 1), new for each load."""
     return secrets.randbelow(2**53 - 1) + 1
 
 
 class Fetched(NamedTuple):
-    """The reply of CACHE.FETCH. `state` is HIT, STALE or MISS; `token` is 0 where no lease was granted."""
+    """The reply of CACHE.FETCH. `state` is HIT, STALE or MISS; `token` is 0 if no lease was granted."""
 
     state: str
     value: bytes | None

@@ -66,7 +66,7 @@ class TagcacheCache(RedisCache):
     async def aget_or_set(
         self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: Any = None, *, tags: Tags = ()
     ) -> Any:
-        """Does not wait for another process: that would hold up the thread in which Django runs synchronous code."""
+        """Does not wait for another process: that would block the thread in which Django runs synchronous code."""
         key = self.make_and_validate_key(key, version=version)
         options = self._cache.load_options(self.get_backend_timeout(timeout), tags)
 
@@ -76,7 +76,7 @@ class TagcacheCache(RedisCache):
         return await get_or_load_async(_InThread(self._cache.get_client(key, write=True)), key, load, wait=0, **options)
 
     def incr_version(self, key: Any, delta: int = 1, version: Any = None) -> int:
-        """Renames the entry, which keeps its time to live and its tags."""
+        """Renames the entry, which keeps its TTL and its tags."""
         before: int = self.version if version is None else version
         old, new = (self.make_and_validate_key(key, version=number) for number in (before, before + delta))
         if not self._cache.rename(old, new):
@@ -84,7 +84,7 @@ class TagcacheCache(RedisCache):
         return before + delta
 
     def invalidate_tags(self, *tags: str) -> int:
-        """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
+        """Drops all entries with one of these tags, and returns their number, which does not affect the time."""
         return int(self._cache.invalidate_tags(tags))
 
     # adecr_version and adecr call these. Django's own aincr_version stores the value anew, without its tags.

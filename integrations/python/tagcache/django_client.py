@@ -17,12 +17,12 @@ Tags = Iterable[str]
 
 
 class TagcacheClient(RedisCacheClient):
-    """Runs the commands. Takes the options of Django's own client, and these.
+    """Runs the commands. Takes the options of Django's own client, and these:
 
     tag_prefix: stands before each tag, so that projects on one server do not share tags.
     lease: seconds that the callable of `get_or_set` may take before another process loads too.
     grace: seconds for which `get_or_set` may serve a value after its expiry, while one process loads it anew.
-    cluster: the servers are nodes of a Redis Cluster; the options beside these are then those of redis.RedisCluster.
+    cluster: the servers are nodes of a Redis Cluster; all other options are then those of redis.RedisCluster.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TagcacheClient(RedisCacheClient):
     ) -> None:
         super().__init__(servers, serializer, **({} if cluster else options))
         self._tag_prefix, self._lease, self._grace = tag_prefix, lease, grace
-        # redis-py annotates neither.
+        # redis-py annotates neither of them.
         from_url: Any = RedisCluster.from_url
         self._cluster = from_url(servers[0], **options) if cluster else None
 
@@ -58,7 +58,7 @@ class TagcacheClient(RedisCacheClient):
             return default
 
     def tags(self, tags: Tags) -> list[str]:
-        """With the prefix before each. Anything but strings is an error: a list of tags in place of a tag would be one."""
+        """The tags with the prefix. Only strings are allowed: a list in place of a tag would become one tag."""
         names = listed(tags)
         if not all(isinstance(tag, str) for tag in names):
             raise TypeError(f"each tag must be a string: {names!r}")
@@ -67,7 +67,7 @@ class TagcacheClient(RedisCacheClient):
     def add(self, key: str, value: Any, timeout: int | None, tags: Tags = ()) -> bool:
         data = self._serializer.dumps(value)
         if timeout == 0:
-            # Nothing is stored; the result says whether it could have been.
+            # Nothing is stored; the result is whether it could have been.
             return not self._write(key, "CACHE.EXISTS", key)
         return bool(self._write(key, "CACHE.SET", key, data, *_expiry(timeout), "NX", *tags_option(self.tags(tags))))
 
@@ -94,7 +94,7 @@ class TagcacheClient(RedisCacheClient):
         return bool(call(self.get_client(key), "CACHE.EXISTS", key))
 
     def incr(self, key: str, delta: int) -> int:
-        """Atomic: WATCH, and again if another client came between. Keeps time to live and tags."""
+        """Atomic: WATCH, and a retry if another client changed the key meanwhile. Keeps TTL and tags."""
         changed = 0
 
         def change(pipeline: Any) -> None:
@@ -112,7 +112,7 @@ class TagcacheClient(RedisCacheClient):
         with explaining():
             replies = node_of(self.get_client(key, write=True), key).transaction(change, key)
         if not replies[0]:
-            # An invalidation came between, which WATCH need not notice and XX does.
+            # The entry was invalidated meanwhile, which XX notices and WATCH may not.
             raise ValueError(f"Key '{key}' not found.")
         return changed
 
@@ -135,11 +135,11 @@ class TagcacheClient(RedisCacheClient):
         return True
 
     def rename(self, old: str, new: str) -> bool:
-        """Whether there was an entry, which keeps its time to live and its tags. In a cluster it is stored anew."""
+        """Renames an entry and returns whether it existed. It keeps TTL and tags. In a cluster it is stored anew."""
         client = self.get_client(old, write=True)
         if self._cluster is None:
             return bool(call(client, "CACHE.EXISTS", old) and client.rename(old, new))
-        # Before the entry is read: what is invalidated from here on is not stored. 0: another process loads the new key.
+        # Before the read, so that an entry invalidated after it is not stored. 0: another process loads the new key.
         token = fetched(call(client, "CACHE.FETCH", new, "LEASE", 1000, "EARLY")).token
         state, value, pttl, _, tags = fetched(call(client, "CACHE.FETCH", old))
         if state != "HIT" or value is None:
@@ -155,7 +155,7 @@ class TagcacheClient(RedisCacheClient):
         return sum(call_all(self.get_client(write=True), "CACHE.INVALIDATE", *names)) if names else 0
 
     def load_options(self, timeout: int | None, tags: Tags) -> dict[str, Any]:
-        """Those of `get_or_load`."""
+        """The options of `get_or_load`."""
         times = {"ttl": timeout, "grace": self._grace, "lease": self._lease}
         return {**times, "tags": self.tags(tags), "dumps": self._serializer.dumps, "loads": self._serializer.loads}
 

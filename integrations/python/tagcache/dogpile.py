@@ -51,17 +51,17 @@ def _deserialize(data: bytes) -> Any:
 
 @dataclass
 class Lease:
-    """The lease of an entry, of the thread that holds the entry's lock; 0: another caller has it."""
+    """The lease of an entry for the thread that holds the entry's lock; 0: another caller has the lease."""
 
     token: int
     is_used: bool = False
 
 
 class TagcacheBackend(RedisBackend):
-    """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these.
+    """Takes the arguments of dogpile.cache.redis (lock_blocking and thread_local_lock have no effect), and these:
 
-    key_tags: a function that is given a key and returns its tags, beside those of `tagged`.
-    cluster: the server is a node of a Redis Cluster, the others are found by it; `connection_kwargs` and `url` are then
+    key_tags: a function from a key to its tags, which are added to those of `tagged`.
+    cluster: the server is a node of a Redis Cluster, and leads to the others; `connection_kwargs` and `url` are then
         those of redis.RedisCluster.
     """
 
@@ -71,7 +71,7 @@ class TagcacheBackend(RedisBackend):
         arguments = {"thread_local_lock": False, **arguments}
         self._key_tags: Callable[[str], Iterable[str]] = arguments.pop("key_tags", lambda key: ())
         self._is_cluster = bool(arguments.pop("cluster", False))
-        # By key and thread: a creator that outlasts its lock must not store under the lease of the next one.
+        # By key and thread: a creator that runs longer than its lock must not store under the next creator's lease.
         self.leases: dict[tuple[str, int], Lease] = {}
         super().__init__(arguments)  # type: ignore[no-untyped-call]
 
@@ -117,9 +117,9 @@ class TagcacheBackend(RedisBackend):
         lease: tuple[Argument, ...] = ()
         if held is not None:
             if not held.token:
-                # The value may have been read before an invalidation, of which the server would not know.
+                # The value may be older than an invalidation, which the server could not notice without a lease.
                 return None
-            # Refused, which is no error, if one of the tags was invalidated while the creator ran.
+            # The server refuses the write, without an error, if one of the tags was invalidated while the creator ran.
             held.is_used, lease = True, ("LEASE", held.token)
         tags = (*_tags.get(), *listed(self._key_tags(key)))
         return ("CACHE.SET", key, value, *expiry, *lease, *tags_option(tags))
@@ -132,20 +132,20 @@ class TagcacheBackend(RedisBackend):
             call(self.writer_client, "CACHE.DEL", *some)
 
     def invalidate_tags(self, *tags: str) -> int:
-        """Drops all entries with one of these tags, and returns their number. Its time does not grow with it."""
+        """Drops all entries with one of these tags, and returns their number, which does not affect the time."""
         return sum(call_all(self.writer_client, "CACHE.INVALIDATE", *tags)) if tags else 0
 
 
 class LeaseMutex(CacheMutex):
-    """A lock over all processes: the lease of a key that never exists. A waiter is woken, and does not poll.
+    """A lock over all processes: the lease of a key that never exists. The server wakes a waiter, which need not poll.
 
-    The holder also has the lease of the entry, so that a value which it read before an invalidation is not stored.
+    The holder also has the lease of the entry, so that a value that it read before an invalidation is not stored.
     A lock that is not released ends after lock_timeout (60 s), or a second after its connection closed.
     """
 
     def __init__(self, backend: TagcacheBackend, key: str) -> None:
         self._backend, self._key = backend, key
-        # By the thread that holds the lock: dogpile shares this object, and a lock may end before its holder does.
+        # By the thread that holds the lock: dogpile shares this object, and a lock may end before its release.
         self._tokens: dict[int, int] = {}
         self._lock = backend.lock_template.format(key)
         self._timeout = milliseconds(backend.lock_timeout or 60)
@@ -166,7 +166,7 @@ class LeaseMutex(CacheMutex):
             if not patience:
                 return False
             if time.monotonic() - begun < left / 2:
-                # A server that grants no leases (a replica, or one at its bounds) does not wait either.
+                # A server that grants no leases (a replica, or one at its limits) does not wait either.
                 time.sleep(self._backend.lock_sleep)
         thread = threading.get_ident()
         self._tokens[thread] = token
@@ -180,12 +180,12 @@ class LeaseMutex(CacheMutex):
     def release(self) -> None:
         thread = threading.get_ident()
         if thread not in self._tokens:
-            # An async_creation_runner releases in another thread than the one that acquired.
+            # An async_creation_runner releases the lock in another thread.
             thread = next(iter(self._tokens))
         token, held = self._tokens.pop(thread), self._backend.leases.pop((self._key, thread), None)
         call(self._backend.writer_client, "CACHE.RELEASE", self._lock, token)
         if held and held.token and not held.is_used:
-            # The creator failed, or its value is not to be cached.
+            # The creator failed, or its value must not be cached.
             call(self._backend.writer_client, "CACHE.RELEASE", self._key, held.token)
 
     def locked(self) -> bool:

@@ -1,4 +1,4 @@
-"""`get_or_load`: one caller of the whole fleet loads a missing value, the others wait for it.
+"""`get_or_load`: one caller of all processes loads a missing value, the others wait for it.
 
 A value that was read from the database before an invalidation is never cached after it: the server refuses the write.
 """
@@ -16,7 +16,7 @@ from .command import Argument, call, call_async, fetched, logger, milliseconds, 
 
 T = TypeVar("T")
 Tags = Iterable[str | bytes]
-# One step of a load, which the caller of the logic executes: the loader (None), or a command.
+# One step of a load, which the caller of `_steps` executes: the loader (None), or a command.
 _Step = tuple[Argument, ...] | None
 
 SLICE_MS = 30_000
@@ -29,25 +29,25 @@ class Options(TypedDict, Generic[T], total=False):
     ttl: Required[float | None]
     """Seconds until the value expires; None: `tagcache.default-ttl-ms` applies; zero or less: it is not stored."""
     grace: float
-    """Seconds for which it may be served after its expiry or a soft invalidation, while one caller loads; 0."""
+    """Seconds for which a stale value may be served after expiry or a soft invalidation, while one caller loads; 0."""
     tags: Tags | Callable[[T], Tags]
-    """Its tags, or a function that is given the value and returns them."""
+    """The entry's tags, or a function from the value to its tags."""
     lease: float
     """Seconds that a load may take until another caller loads too; 10, at most `tagcache.lease-max-ms`."""
     wait: float
-    """Seconds to wait for another caller's load, as long as `lease` unless given; then this caller loads uncached."""
+    """Seconds to wait for another caller's load, by default those of `lease`; then this caller loads uncached."""
     dumps: Callable[[T], bytes]
-    """From value to bytes; without it values are bytes."""
+    """Converts a value to bytes; without it values are bytes."""
     loads: Callable[[bytes], T]
-    """Back from bytes. If it raises, the error is logged and the value counts as a miss."""
+    """Converts bytes to a value. If it raises, the error is logged and the value counts as a miss."""
 
 
 def get_or_load(client: Any, key: str | bytes, load: Callable[[], T], **options: Unpack[Options[T]]) -> T:
-    """Returns the cached value of `key`, or what `load()` returns, and caches that.
+    """Returns the cached value of `key`, or that of `load()`, and caches it.
 
     `client` is a `redis.Redis` or `redis.RedisCluster`. A wait occupies one connection of its pool. One to three round trips.
-    Raises what `load` raises, unless a stale value is there to serve, and what redis-py raises when the server cannot
-    be asked. A loaded value that cannot be written is returned, and the error is logged.
+    Raises the errors of `load`, unless a stale value can be served, and those of redis-py if the read fails. If a
+    loaded value cannot be written, it is returned and the error is logged.
     """
     steps: Generator[_Step, Any, T] = _steps(key, _longest_wait(client), **options)
     try:
@@ -84,7 +84,7 @@ async def get_or_load_async(
 
 
 def _longest_wait(client: Any) -> int:
-    """Milliseconds that one command may wait before redis-py takes the connection for dead."""
+    """Milliseconds that one command may wait before redis-py considers the connection dead."""
     timeout = socket_timeout(client)
     return SLICE_MS if timeout is None else min(SLICE_MS, milliseconds(timeout / 2))
 
@@ -101,7 +101,7 @@ def _steps(
     dumps: Callable[[Any], bytes] | None = None,
     loads: Callable[[bytes], Any] | None = None,
 ) -> Generator[_Step, Any, Any]:
-    """The logic of a load, which yields each step to its caller and is sent the result."""
+    """The logic of a load: yields each step to its caller and receives the result."""
     token = new_token()
     deadline = time.monotonic() + (lease if wait is None else wait)
     discarded = False
@@ -120,12 +120,12 @@ def _steps(
                     return (yield None)
                 discarded = True
                 yield ("CACHE.DEL", key)
-                # The removal ends the lease too, and its token is not granted again.
+                # The removal ends the lease too, and the server does not grant a token again.
                 token = new_token()
                 continue
             if found.state == "HIT" or not found.token:
                 return held
-        # A server that grants no leases (a replica, or one at its bounds) does not wait either.
+        # A server that grants no leases (a replica, or one at its limits) does not wait either.
         waited_ms = (time.monotonic() - begun) * 1000
         if found.token or left <= longest_wait or waited_ms < longest_wait / 2:
             break
@@ -159,7 +159,7 @@ def _steps(
 
 
 def _logged(what: str, key: str | bytes, command: tuple[Argument, ...]) -> Generator[_Step, Any, bool]:
-    """Runs a command after a load, whose outcome must not be lost to an error of the server."""
+    """Runs a command after a load and logs an error of the server, which must not replace the load's result."""
     try:
         yield command
     except RedisError:

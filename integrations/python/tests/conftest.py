@@ -19,7 +19,7 @@ def client():
     with connect("TAGCACHE_PORT") as connected:
         connected.flushall()
         yield connected
-        # dogpile's tests, which share the server, expect no keys of theirs.
+        # dogpile's tests, which share the server, expect that none of their keys exist.
         connected.flushall()
 
 

@@ -1,6 +1,6 @@
-"""Settings for Django's own cache tests: this package's classes stand in for those of Django's Redis backend.
+"""Settings for Django's own cache tests: this package's classes replace those of Django's Redis backend.
 
-The tests find the backend by its name, so that they run as they are.
+The tests find the backend by its name, so that they run unchanged.
 """
 
 import os

@@ -41,7 +41,7 @@ def test_keys_of_a_slot_go_together(cluster):
 
 
 def invalidations(cluster):
-    """How often each node ran CACHE.INVALIDATE."""
+    """The number of CACHE.INVALIDATE calls of each node."""
     stats = [cluster.get_redis_connection(node).info("commandstats") for node in cluster.get_primaries()]
     return [node.get("cmdstat_cache.invalidate", {"calls": 0})["calls"] for node in stats]
 

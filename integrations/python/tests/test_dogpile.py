@@ -59,7 +59,7 @@ def test_value_read_before_an_invalidation_is_not_cached(region):
 
 
 def test_without_the_lease_of_the_entry_nothing_is_stored(region, client):
-    # As a loader in another language does, which knows nothing of dogpile's lock.
+    # As a loader in another language, which does not use dogpile's lock.
     assert call(client, "CACHE.FETCH", "k", "LEASE", 60_000, "TOKEN", 77)[3] == 77
     with tagged("t"):
         assert region.get_or_create("k", lambda: "own") == "own"
@@ -83,7 +83,7 @@ def test_creator_that_outlasts_its_lock_stores_nothing_in_place_of_the_next_one(
         region.actual_backend.invalidate_tags("t")
         may_end.set()
         thread.join(timeout=30)
-        # Nor did its end give up this one's lock and lease.
+        # Its end did not release the lock and the lease of the other one.
         assert region.actual_backend.leases
         region.actual_backend.invalidate_tags("t")
         return "new"
@@ -120,7 +120,7 @@ def test_failed_creator_releases_lock_and_lease(region, client):
 
 
 def test_one_of_two_processes_creates(client):
-    """Two regions are to each other what two processes are: they share no lock but the server's."""
+    """Two regions act as two processes: they share only the server's lock."""
     regions, creations, barrier = (region_of(), region_of()), [], threading.Barrier(2)
 
     def run(region):

@@ -117,7 +117,7 @@ def test_caller_loads_without_caching_when_its_wait_is_over(client):
 
 
 class ImpatientConnection(redis.Connection):
-    """As redis-py 8's, whose time-out a pool that is made from a URL does not name."""
+    """As in redis-py 8, with a time-out that the options of a pool made from a URL do not contain."""
 
     def __init__(self, socket_timeout=1, **options):
         super().__init__(socket_timeout=socket_timeout, **options)
@@ -126,7 +126,7 @@ class ImpatientConnection(redis.Connection):
 @pytest.mark.parametrize("timeout", [{"socket_timeout": 1}, {"connection_class": ImpatientConnection}])
 def test_wait_longer_than_the_socket_timeout_ends_with_the_value(client, timeout):
     token = grant(client, "k")
-    # Without retries, which would hide that the connection was given up.
+    # Without retries, which would hide a dropped connection.
     options = {"retry": Retry(NoBackoff(), 0), **timeout}
     impatient = redis.Redis.from_url(f"redis://127.0.0.1:{os.environ['TAGCACHE_PORT']}", **options)
     writer = threading.Timer(1.2, call, (client, "CACHE.SET", "k", "theirs", "LEASE", token))
@@ -184,7 +184,7 @@ def test_one_of_many_tasks_loads(client):
     async def test(connected):
         return await asyncio.gather(*(get_or_load_async(connected, "k", load, ttl=60) for _ in range(8)))
 
-    # Values are bytes also where the client decodes replies, and in RESP3.
+    # Values are bytes even if the client decodes replies, and in RESP3.
     assert run_async(test, decode_responses=True, protocol=3) == [b"value"] * 8
     assert len(loads) == 1
 

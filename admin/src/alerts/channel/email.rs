@@ -64,14 +64,14 @@ impl Channel for Email {
             .iter()
             .fold(lettre::Message::builder().from(self.from.clone()), add)
             .subject(subject)
-            // Mails without one are taken for spam. The date is added by itself.
+            // Mails without this header are taken for spam. The library adds the date.
             .message_id(None)
             .header(ContentType::TEXT_PLAIN)
             .body(body(message))
             .map_err(|error| Failure::Refused(error.to_string()))?;
         match self.transport.send(&mail) {
             Ok(_) => Ok(()),
-            // Credentials and recipients do not get better by trying again.
+            // Wrong credentials or recipients fail again on every attempt.
             Err(error) if error.is_permanent() => Err(Failure::Refused(error.to_string())),
             Err(error) => Err(Failure::Retry(error.to_string())),
         }

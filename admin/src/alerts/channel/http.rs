@@ -1,4 +1,4 @@
-//! Channels that take a POST with JSON: any webhook, Slack and what understands its form, PagerDuty.
+//! Channels that take a POST with JSON: webhooks, Slack and services that accept its format, PagerDuty.
 
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -13,7 +13,7 @@ use crate::alerts::secret::Secret;
 /// PagerDuty's Events API, version 2.
 pub(super) const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
-/// The URL, if it is one that can be posted to.
+/// The URL, if a POST can be sent to it.
 pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
     let parsed: Result<ureq::http::Uri, _> = url.expose().parse();
     match parsed {
@@ -25,7 +25,7 @@ pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
     }
 }
 
-/// ureq's default is a list of its own, which has no company's authority in it.
+/// By default ureq uses a list of its own, without the certificate authorities of companies.
 fn trusting_what_the_system_trusts() -> TlsConfig {
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -62,7 +62,7 @@ impl Post {
     fn new(url: Secret, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
-            // A redirect would carry secret headers to a place that nobody configured.
+            // A redirect would send secret headers to a host that is not configured.
             .max_redirects(0)
             .http_status_as_error(false)
             .tls_config(trusting_what_the_system_trusts())
@@ -101,7 +101,7 @@ impl Post {
     }
 }
 
-/// Takes the [`Message`] as it is.
+/// Sends the [`Message`] as JSON without changes.
 pub(super) struct Webhook(Post);
 
 impl Webhook {
@@ -131,7 +131,7 @@ impl Channel for Webhook {
     }
 }
 
-/// Slack's incoming webhooks, and Mattermost's, Rocket.Chat's and others' that take the same.
+/// Slack's incoming webhooks, and those of Mattermost, Rocket.Chat and others with the same format.
 pub(super) struct Slack(Post);
 
 impl Slack {
@@ -165,7 +165,7 @@ impl Channel for Slack {
     }
 }
 
-/// Slack's three control characters; a condition holds two of them.
+/// Escapes Slack's three control characters; a condition may contain two of them.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -187,7 +187,8 @@ impl Pagerduty {
     }
 }
 
-/// The API takes at most 255 characters. The rule's name, which distinguishes one rule's incidents from another's, is the end.
+/// The API takes at most 255 characters. The end is kept, because it contains the rule's name, which distinguishes the
+/// incidents of different rules.
 fn dedup_key(key: &str) -> String {
     let more = key.chars().count().saturating_sub(255);
     key.chars().skip(more).collect()

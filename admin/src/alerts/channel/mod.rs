@@ -1,4 +1,4 @@
-//! Where messages go: what a channel is called in YAML, and how one message is sent.
+//! Channels: their form in YAML, and how one message is sent.
 
 mod email;
 mod http;
@@ -12,15 +12,15 @@ use serde::Deserialize;
 use super::message::Message;
 use super::secret::{Place, Secret};
 
-/// How long one attempt may take.
+/// Time limit of one attempt.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a message did not arrive.
+/// The reason why a message was not delivered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// Another attempt may succeed.
     Retry(String),
-    /// The receiver will never take it.
+    /// Every further attempt will fail too.
     Refused(String),
 }
 
@@ -29,7 +29,7 @@ pub(super) trait Channel: Send {
     fn send(&self, message: &Message) -> Result<(), Failure>;
 }
 
-/// A channel as YAML gives it: the fields of all kinds, so that a mistake has a place.
+/// A channel as in YAML, with the fields of all kinds, so that a mistake has a position.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChannelYaml {
@@ -59,7 +59,7 @@ enum Kind {
     Email,
 }
 
-/// How a mail server is spoken to.
+/// Encryption of the connection to a mail server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Tls {
@@ -68,7 +68,7 @@ pub(super) enum Tls {
     Starttls,
     /// TLS from the first byte.
     Implicit,
-    /// In the clear; with a password only to this machine.
+    /// No encryption; with a password only to this machine.
     None,
 }
 
@@ -144,8 +144,8 @@ impl ChannelSpec {
         }
     }
 
-    /// What a channel of this name is where the file does not describe it: `log` always, `email`, `slack` and
-    /// `pagerduty` where the environment describes them.
+    /// The channel of this name if the file does not describe it: `log` always, `email`, `slack` and `pagerduty` if the
+    /// environment describes them.
     pub(super) fn of_environment(
         name: &str,
         env: &dyn Fn(&str) -> Option<String>,
@@ -228,7 +228,7 @@ impl ChannelSpec {
 }
 
 impl ChannelYaml {
-    /// The names of the fields that are there, but for the type.
+    /// The names of the fields that are set, except the type.
     fn given(&self) -> Vec<&'static str> {
         [
             ("url", self.url.is_some()),
@@ -248,7 +248,7 @@ impl ChannelYaml {
     }
 }
 
-/// A secret must not stand in the file, which is likely to be kept with the source.
+/// A secret must not be in the file, which is likely to be kept with the source.
 fn secret(name: &str, place: Option<Place>) -> Result<Place, String> {
     match place {
         None => Err(format!("needs `{name}`")),
@@ -306,7 +306,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
     }
 }
 
-/// Writes a line to standard error, which is where a service's log comes from.
+/// Writes a line to standard error, from which a service's log is taken.
 struct Log;
 
 impl Channel for Log {
@@ -318,7 +318,7 @@ impl Channel for Log {
     }
 }
 
-/// One message is one line, whatever the instance is called.
+/// One message is one line, even if the instance's name contains line breaks.
 fn log_line(message: &Message) -> String {
     let summary = message.summary().replace(char::is_control, " ");
     format!("{} {summary}\n", message.at)

@@ -1,4 +1,4 @@
-//! `tagcache alerts`: rules checked, exported and tried.
+//! `tagcache alerts`: checks, exports and tests rules.
 
 use std::path::Path;
 
@@ -107,7 +107,7 @@ fn read(file: &Path, json: bool) -> Result<Config, Failure> {
     Config::from_yaml(&text).map_err(|error| problems(file, &error, json))
 }
 
-/// The problems on standard error in the form of a compiler's, or as the document.
+/// The problems on standard error in the form of a compiler's messages, or as a document.
 fn problems(file: &Path, error: &ConfigError, json: bool) -> Failure {
     if json {
         let problems: Value = error
@@ -115,7 +115,7 @@ fn problems(file: &Path, error: &ConfigError, json: bool) -> Failure {
             .iter()
             .map(|p| json!({"line": p.line, "column": p.column, "message": p.message}))
             .collect();
-        // The exit code says the rest.
+        // The exit code reports the failure.
         let _ = show(true, &json!({"problems": problems}), String::new);
         return Failure::Rules(String::new());
     }

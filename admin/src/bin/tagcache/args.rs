@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! Arguments of the command line.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -84,7 +84,7 @@ pub(crate) struct At {
 }
 
 impl At {
-    /// The server at this URL, with nothing else said about it.
+    /// The server at this URL, without further settings.
     pub(crate) fn of(redis: &str) -> Self {
         Self {
             redis: redis.to_owned(),
@@ -125,12 +125,12 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Where it is to listen.
+    /// The address to listen on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen.unwrap_or(DEFAULT_LISTEN)
     }
 
-    /// What the instance that listens on this port is called.
+    /// The name of the instance that listens on this port.
     pub(crate) fn instance(&self, port: u16) -> String {
         self.instance.clone().unwrap_or_else(|| {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -304,7 +304,7 @@ pub(crate) struct Soak {
 }
 
 impl Soak {
-    /// How much of the run is over after this time and so many commands, from 0 to 1.
+    /// The part of the run that is over after this time and this many commands, from 0 to 1.
     pub(crate) fn part(&self, elapsed: Duration, commands: u64) -> f64 {
         let by_time = elapsed.as_secs_f64() / self.work.duration.as_secs_f64();
         let by_commands = commands as f64 / self.commands as f64;
@@ -401,7 +401,7 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A rate that growth can be held against.
+/// A rate of growth above 0, in MB per minute.
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if rate.is_finite() && rate > 0.0 {
@@ -411,7 +411,7 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Writes `tagcache.1`, and a page for each command that help lists.
+/// Writes `tagcache.1`, and a page for each command that the help lists.
 pub(crate) fn manual(directory: &std::path::Path) -> std::io::Result<()> {
     clap_mangen::generate_to(Args::command(), directory)
 }

@@ -1,4 +1,4 @@
-//! `tagcache doctor`: looks at a server and says what is wrong with it, and the remedy.
+//! `tagcache doctor`: examines a server and reports each problem with its remedy.
 
 mod checks;
 mod facts;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Doctor, json: bool) -> Result<(), Failure> {
 }
 
 fn line(check: &Check) -> String {
-    // A server's own words are in it.
+    // Escaped, since the text contains the server's own messages.
     let safe = |text: &str| crate::text::name(text.as_bytes());
     let (state, found) = (check.state.name(), safe(&check.found));
     let remedy = check.remedy.as_deref().map(safe);

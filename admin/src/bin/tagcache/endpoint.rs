@@ -11,32 +11,32 @@ use tagcache_admin::memory::{Event, MemoryMonitor, Server, ServerMemory, Subject
 use crate::args::{Endpoint, Memory};
 use crate::output::Failure;
 
-/// Over which time growth and rates are computed.
+/// Time over which growth and rates are computed.
 const WINDOW: Duration = Duration::from_secs(600);
-/// Samples that are kept for the charts: six hours at the default interval; about 2 MB.
+/// Number of samples for the charts: six hours at the default interval; about 2 MB.
 const FOR_CHARTS: usize = 4320;
-/// How often it is looked whether it is over.
+/// Pause between checks whether the program is to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long requests that are being answered may take at the end.
+/// Time for the requests that are being processed at the end.
 const END: Duration = Duration::from_secs(6);
 
-/// Everything that is to be served, and where.
+/// The parts to be served, and their listener.
 pub(crate) struct Built {
     listener: TcpListener,
     admin: Admin,
     alerts: Option<Arc<Alerts>>,
-    /// What this instance is called.
+    /// The name of this instance.
     pub(crate) instance: String,
 }
 
 impl Built {
-    /// Where the dashboard is.
+    /// The dashboard's URL.
     pub(crate) fn url(&self) -> std::io::Result<String> {
         Ok(format!("http://{}/", self.listener.local_addr()?))
     }
 }
 
-/// `unless_named` holds where no file with rules was named.
+/// `unless_named` provides the rules if no file was named.
 pub(crate) fn build(
     endpoint: &Endpoint,
     listener: TcpListener,
@@ -98,7 +98,7 @@ fn alerts(file: &std::path::Path, instance: &str) -> Result<Arc<Alerts>, Failure
     ))
 }
 
-/// Reads a rules file; what is wrong with the rules is the inner error.
+/// Reads a rules file; mistakes in the rules are the inner error.
 pub(crate) fn rules(
     file: &std::path::Path,
 ) -> Result<Result<Config, tagcache_admin::alerts::ConfigError>, Failure> {
@@ -107,7 +107,7 @@ pub(crate) fn rules(
     Ok(Config::from_yaml(&text))
 }
 
-/// Serves until `over` says that, and how, it ends. Then the messages that alerts have still to deliver go out.
+/// Serves until `over` returns a result. Then the remaining messages of alerts are sent.
 pub(crate) fn serve(
     built: Built,
     mut over: impl FnMut() -> Option<Result<(), Failure>>,
@@ -149,14 +149,14 @@ pub(crate) fn serve(
     outcome
 }
 
-/// Binds first: an address that is taken is reported before anything is started.
+/// Binds first, so that an address in use is reported before anything starts.
 pub(crate) fn bind(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
     let address = endpoint.address();
     TcpListener::bind(address)
         .map_err(|error| Failure::Usage(format!("--listen {address}: {error}")))
 }
 
-/// As `bind`, but where no address was named and the default one is taken, on a free port.
+/// As `bind`, but on a free port if no address was named and the default one is in use.
 pub(crate) fn bind_anywhere(endpoint: &Endpoint) -> Result<TcpListener, Failure> {
     bind(endpoint).or_else(|failure| {
         if endpoint.listen.is_some() {

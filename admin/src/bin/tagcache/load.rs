@@ -1,4 +1,4 @@
-//! `tagcache load-test`: the guide's, against the endpoint, or entries against a server.
+//! `tagcache load-test`: the guide's load test of the endpoint, or traffic against a server.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use crate::text::{maybe_bytes, ms, percent};
 use crate::traffic::{Traffic, Until, histogram};
 use crate::{connect, signals, token};
 
-/// Different keys and bytes a value when a server is loaded.
+/// Number of keys and bytes per value when a server is loaded.
 const KEYS: u32 = 10_000;
 const VALUE_BYTES: u32 = 200;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &LoadTest, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// As the guide does it: batches of requests at once, a line about the first of each, a pause.
+/// As the guide's script: batches of concurrent requests, one line about the first of each, a pause.
 fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
     let token = args.token_file.as_deref().map(token::read).transpose()?;
     let client = Client::new(&args.url, token);
@@ -47,7 +47,7 @@ fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
         for (took, answer) in &answers {
             match answer {
                 Ok(_) => latencies.saturating_record(took.as_micros() as u64),
-                // How fast something is refused is no latency of the answer.
+                // The time of a failure is not a latency.
                 Err(why) => *failures.entry(why.clone()).or_default() += 1,
             }
         }
@@ -69,7 +69,7 @@ fn endpoint(args: &LoadTest, json: bool) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     let took = start.elapsed();
-    // Null where it does not answer any more.
+    // Null if the endpoint does not reply any more.
     let after = client.stats().unwrap_or_default();
     let failed: u64 = failures.values().sum();
     let value = json!({
@@ -139,7 +139,7 @@ fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(20));
     }
     bar.finish_and_clear();
-    // While its entries are still there. Unknown where the server is gone.
+    // Read while the entries still exist. Unknown if the server is gone.
     let during = watched.figures().unwrap_or_default();
     let mut outcome = running.outcome();
     let value = json!({
@@ -173,7 +173,7 @@ fn server(args: &LoadTest, redis: &str, json: bool) -> Result<(), Failure> {
 pub(crate) struct Client {
     agent: ureq::Agent,
     url: String,
-    /// The URL without a password that may stand in it.
+    /// The URL without its password.
     shown: String,
     token: Option<String>,
 }
@@ -184,7 +184,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .max_idle_connections_per_host(1000)
-            // As the system trusts, not as a list of ureq's does.
+            // The system's certificates instead of ureq's own list.
             .tls_config(
                 TlsConfig::builder()
                     .root_certs(RootCerts::PlatformVerifier)
@@ -199,7 +199,7 @@ impl Client {
         }
     }
 
-    /// Status and body.
+    /// Status and body of the response.
     pub(crate) fn get(&self, path: &str) -> Result<(u16, String), String> {
         let mut request = self.agent.get(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
@@ -229,7 +229,7 @@ impl Client {
         }
     }
 
-    /// So many at once, in the order in which they were sent.
+    /// This many requests at once, in the order in which they were sent.
     fn batch(&self, n: u64) -> Vec<(Duration, Result<Value, String>)> {
         let one = || {
             let start = Instant::now();
@@ -260,7 +260,7 @@ fn bar(length: u64, json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
-    // Drawn on standard error, and only where that is a terminal.
+    // Drawn on standard error, and only if that is a terminal.
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} ({eta} left)");
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
@@ -293,7 +293,7 @@ pub(crate) fn latency_text(latencies: &Histogram<u64>) -> String {
     parts.join(", ")
 }
 
-/// A text of the answer, or that it cannot be known.
+/// A text of the response, or "unknown".
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("unknown")
 }

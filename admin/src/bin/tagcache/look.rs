@@ -1,4 +1,4 @@
-//! Commands that only look.
+//! Commands that only read.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -36,7 +36,7 @@ pub(crate) fn module_version(server: &Server) -> Option<String> {
     version_among(&server.command::<String>("INFO", &[b"modules"]).ok()?)
 }
 
-/// The same, in what INFO answered.
+/// The same, from a reply of INFO.
 pub(crate) fn version_among(modules: &str) -> Option<String> {
     let version = modules
         .lines()

@@ -1,4 +1,4 @@
-//! What the program writes, and how it ends.
+//! Output and exit codes of the program.
 
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -8,20 +8,20 @@ use tagcache_admin::alerts::{ConfigError, Problem};
 
 use crate::text::name;
 
-/// Why the program ends with something else than 0.
+/// The reason why the program ends with a code other than 0.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The answer is no; whatever there is to say was said.
+    /// The result is negative, and the output already explains it.
     No,
-    /// The answer is no, for this reason.
+    /// The result is negative, for this reason.
     Because(String),
-    /// The arguments make no sense together.
+    /// The arguments do not fit together.
     Usage(String),
-    /// A server or endpoint does not answer or refuses.
+    /// A server or endpoint does not reply or refuses.
     Server(String),
     /// A rules file is wrong.
     Rules(String),
-    /// Who read the output has had enough, as `head` has: no failure, and nothing more to say.
+    /// The reader of the output closed it, as `head` does: no failure, and no message.
     HungUp,
 }
 
@@ -36,13 +36,13 @@ impl Failure {
         }
     }
 
-    /// What is wrong with a rules file, in the form of a compiler's messages.
+    /// The mistakes in a rules file, in the form of a compiler's messages.
     pub(crate) fn rules(file: &Path, error: &ConfigError) -> Self {
         let line = |problem: &Problem| format!("{}: {problem}\n", file.display());
         Self::Rules(error.0.iter().map(line).collect::<Vec<_>>().concat())
     }
 
-    /// What a server's error says.
+    /// The message for a server's error.
     pub(crate) fn told(error: &redis::RedisError) -> String {
         let text = error.to_string();
         if text.contains("unknown command") && text.to_ascii_uppercase().contains("CACHE.") {
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// Says it on standard error: as lines for people, or as a document.
+    /// Writes the failure to standard error: as lines for people, or as a document.
     pub(crate) fn print(&self, json: bool) {
         let text = self.text().trim_end();
         if text.is_empty() {
@@ -80,7 +80,7 @@ impl Failure {
             return;
         }
         for line in text.lines() {
-            // A server's words are in it, and a server may be anybody's.
+            // Escaped, since the text contains a server's message, and the server may not be trusted.
             note(&format!("tagcache: {}\n", name(line.as_bytes())));
         }
     }
@@ -107,7 +107,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Writes to standard error; a failure to do so cannot be reported anywhere.
+/// Writes to standard error; a failure of that cannot be reported anywhere.
 pub(crate) fn note(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use crate::output::note;
 
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Where the server listens if nothing else is said and nobody else does.
+/// Default port, if it is free.
 const PORT: u16 = 7379;
-/// How often a server that is starting or ending is looked at.
+/// Pause between checks of a server that is starting or ending.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Lines of the log that show why a server did not start, or ended.
@@ -26,14 +26,14 @@ const GUARD: &str = r#"read -r _; kill -KILL "$1" 2>/dev/null; rm -rf -- "$2""#;
 
 pub(crate) struct Server {
     child: Child,
-    /// Ends the server where this program is killed and cannot do it itself.
+    /// Ends the server if this program is killed and cannot do it itself.
     guard: Option<Child>,
     port: u16,
     dir: TempDir,
 }
 
 impl Server {
-    /// Starts it and waits until it answers; stops waiting when `ended` is set.
+    /// Starts the server and waits until it replies; stops waiting when `ended` is set.
     pub(crate) fn start(
         module: &Path,
         port: Option<u16>,
@@ -48,7 +48,7 @@ impl Server {
             let dir = TempDir::new()?;
             let mut server = Self::spawn(module, port.map_or_else(free_port, Ok)?, dir)?;
             match server.wait_until_it_answers(ended) {
-                // Somebody else took the port between our look and the server's.
+                // Another process took the port between our check and the server's start.
                 Err(_) if port.is_none() && server.log().contains("Address already in use") => {}
                 Err(error) => return Err(format!("{error}\n{}", server.end_of_log()).into()),
                 Ok(()) => return Ok(server),
@@ -78,7 +78,7 @@ impl Server {
             .stdin(Stdio::null())
             .stderr(log.try_clone()?)
             .stdout(log)
-            // Ctrl-C reaches every process of the terminal's group: the server is to be ended by us, once.
+            // Ctrl-C reaches every process of the terminal's group, but only this program may end the server, once.
             .process_group(0);
         let child = command.spawn().map_err(|e| {
             format!(
@@ -143,7 +143,7 @@ impl Server {
         &self.dir.0
     }
 
-    /// What it is, such as `redis-server 7.0.15`.
+    /// The server's name and version, such as `redis-server 7.0.15`.
     pub(crate) fn version(&self) -> redis::RedisResult<String> {
         let valkey = self
             .info("valkey_version")
@@ -163,7 +163,7 @@ impl Server {
         info.get::<String>(name).ok_or_else(missing)
     }
 
-    /// Its status, if it ended by itself.
+    /// The server's status, if it ended by itself.
     pub(crate) fn exited(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -172,14 +172,14 @@ impl Server {
         std::fs::read_to_string(self.dir.0.join("server.log")).unwrap_or_default()
     }
 
-    /// What it said last.
+    /// The last lines of the server's log.
     pub(crate) fn end_of_log(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(TOLD)..].join("\n")
     }
 
-    /// Ends it and removes its directory.
+    /// Ends the server and removes its directory.
     pub(crate) fn stop(mut self) -> Result<(), Box<dyn Error>> {
         self.shut_down()?;
         Ok(())
@@ -190,7 +190,7 @@ impl Server {
             return Ok(());
         }
         if let Ok(mut connection) = self.connection() {
-            // The connection ends with the server, so there is no reply to look at.
+            // The connection ends with the server, so there is no reply to read.
             let _ = redis::cmd("SHUTDOWN").arg("NOSAVE").exec(&mut connection);
         }
         let start = Instant::now();
@@ -213,7 +213,7 @@ impl Drop for Server {
         if let Err(error) = self.shut_down() {
             note(&format!("{error}\n"));
         }
-        // Before the server's number may be another process's.
+        // Before another process can get the server's process number.
         if let Some(mut guard) = self.guard.take() {
             let _ = guard.kill();
             let _ = guard.wait();
@@ -221,7 +221,7 @@ impl Drop for Server {
     }
 }
 
-/// The port that the documentation shows, or another one where that is taken.
+/// The port of the documentation, or another one if it is taken.
 fn free_port() -> std::io::Result<u16> {
     let listener =
         TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
@@ -235,7 +235,7 @@ impl TempDir {
         loop {
             let name = format!("tagcache-{}-{:08x}", std::process::id(), fastrand::u32(..));
             let dir = std::env::temp_dir().join(name);
-            // One that is there already is somebody else's: not to be used, nor removed.
+            // A directory that exists belongs to another process: it is neither used nor removed.
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => return created.map(|()| Self(dir)),

@@ -1,4 +1,4 @@
-//! `tagcache serve`: dashboard and admin endpoint for a server that is there, or will be.
+//! `tagcache serve`: dashboard and admin endpoint for a server, which need not be running yet.
 
 use std::sync::atomic::Ordering;
 
@@ -18,9 +18,9 @@ pub(crate) fn run(args: &Serve, json: bool) -> Result<(), Failure> {
     };
     let ended = signals::ended()?;
     let listener = endpoint::bind(&args.endpoint)?;
-    // A server that is away is shown as such, and so is its return.
+    // The dashboard shows when a server is unreachable and when it returns.
     let server = named(&args.at)?;
-    // What has no figures of the module now may have some later: to be said, and no reason to end.
+    // A server without figures of the module may have some later: that is reported, but does not end the program.
     if server
         .figures()
         .is_ok_and(|figures| figures.cache.is_none())

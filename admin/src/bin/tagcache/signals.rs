@@ -1,4 +1,4 @@
-//! Ctrl-C and what else asks the program to end: noticed, so that it ends in order.
+//! Catches Ctrl-C and the other signals that end the program, so that it ends in order.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use signal_hook::flag;
 /// Set once the program is asked to end.
 pub(crate) type Ended = Arc<AtomicBool>;
 
-/// From now on such a signal sets the answer and does nothing else.
+/// From now on such a signal only sets the flag that is returned.
 pub(crate) fn ended() -> io::Result<Ended> {
     let ended = Ended::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -23,7 +23,7 @@ pub(crate) fn ended() -> io::Result<Ended> {
 pub(crate) fn ended_or_killed() -> io::Result<Ended> {
     let ended = Ended::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order, or the first signal would end it already.
+        // In this order, or the first signal would end the program already.
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&ended))?;
         flag::register(signal, Arc::clone(&ended))?;
     }

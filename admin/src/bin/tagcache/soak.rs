@@ -1,4 +1,4 @@
-//! `tagcache soak`: does the server's memory grow under a load that should not make it grow?
+//! `tagcache soak`: tests whether the server's memory grows under a load that should not make it grow.
 
 mod churn;
 mod mix;
@@ -18,23 +18,23 @@ use crate::text::{bytes, maybe_bytes, ms, percent};
 use crate::traffic::{Outcome, Traffic, Until};
 use crate::{connect, signals};
 
-/// Samples that a run is to have.
+/// Number of samples in a run.
 const SAMPLES: u32 = 400;
-/// The part at the beginning that does not count: the server and its clients take what they need.
+/// This part at the beginning is ignored: the server and its clients allocate what they need.
 const WARM_UP: f64 = 0.3;
-/// How long the memory of what was dropped may take to come back.
+/// Time limit for reclaiming the memory of dropped entries.
 const RECLAIM: Duration = Duration::from_secs(10);
 
-/// What a soak found.
+/// The result of a soak.
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
-    /// Of the part after the warm-up.
+    /// Growth after the warm-up.
     pub(crate) growth: Option<Growth>,
     pub(crate) leaks: bool,
     pub(crate) before: Option<u64>,
-    /// The most of the whole run.
+    /// Maximum of the whole run.
     pub(crate) most: Option<u64>,
-    /// After everything that was stored was dropped.
+    /// Memory after all stored entries were dropped.
     pub(crate) after: Option<u64>,
     /// Highest heap percent of the server.
     pub(crate) heap_percent: Option<f64>,
@@ -97,7 +97,7 @@ pub(crate) fn soak(
         if ended.load(Ordering::Relaxed) {
             running.progress.stop();
         }
-        // Every minute or so a line, so that nobody wonders during a day.
+        // One line per minute, so that a long run shows progress.
         if tell && told.elapsed() > Duration::from_secs(60).min(work.duration / 4) {
             told = Instant::now();
             let snapshot = monitor.snapshot();
@@ -113,7 +113,7 @@ pub(crate) fn soak(
     monitor.stop();
     let history = monitor.history();
     let outcome = running.outcome();
-    // Unknown where the server is gone: what was measured before that stands.
+    // Unknown if the server is gone: the earlier measurements are still valid.
     let after = reclaimed(server).ok().flatten();
     let mut verdict = judge(&history, outcome, work, before.used_memory, after);
     verdict.interrupted = ended.load(Ordering::Relaxed);
@@ -129,7 +129,7 @@ fn check_duration(work: &Work) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The memory once what was dropped has come back.
+/// The memory after that of the dropped entries was reclaimed.
 fn reclaimed(server: &Server) -> Result<Option<u64>, Failure> {
     let start = Instant::now();
     loop {
@@ -149,7 +149,7 @@ fn judge(
     before: Option<u64>,
     after: Option<u64>,
 ) -> Verdict {
-    // Of what it took, which is less than what was asked for where it was ended early.
+    // A part of the actual time, which is shorter than the planned one if the run ended early.
     let warm = work.duration.min(outcome.took).mul_f64(WARM_UP);
     let points: Vec<(Duration, u64)> = history
         .iter()
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::traffic::histogram;
 
-    /// The verdict on 100 s in which so many MB were used at each second, ended after `took`.
+    /// The verdict on 100 s in which this many MB were used at each second, ended after `took`.
     fn verdict(took: u64, used: impl Fn(u64) -> u64) -> Verdict {
         let sample = |second| {
             let mut sample = Sample::default();

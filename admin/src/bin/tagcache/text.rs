@@ -65,7 +65,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A key or tag for a terminal: what would control it, or turn the direction of writing, is written as an escape.
+/// A key or tag for a terminal: control characters and marks of writing direction are written as escapes.
 pub(crate) fn name(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars()
@@ -79,7 +79,7 @@ pub(crate) fn name(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Unicode's marks that reorder what is shown: `a<RLO>gpj.exe` looks like another name.
+/// Unicode's marks that reorder the visible text: `a<RLO>gpj.exe` looks like another name.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,4 @@
-//! Whom the endpoint lets in.
+//! Tokens of the endpoint's callers.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// By the files that were named; `None` where none was and it was not said that none is needed.
+/// Authentication by the named files; `None` if there are none, unless `--insecure-no-auth` is set.
 pub(crate) fn auth(endpoint: &Endpoint) -> Result<Option<Auth>, Failure> {
     if endpoint.insecure_no_auth {
         if !endpoint.address().ip().is_loopback() {

@@ -1,5 +1,5 @@
-//! `tagcache up --tour`: caches this machine's package database, one entry a package, tagged by section, priority and
-//! maintainer, shows what the commands answer, and compares that with what is expected.
+//! `tagcache up --tour`: caches this machine's package database, one entry per package, tagged by section, priority and
+//! maintainer, shows the replies of the commands, and compares them with the expected ones.
 
 mod dpkg;
 
@@ -14,25 +14,25 @@ use redis::{Connection, cmd, pipe};
 use crate::output::Failure;
 use dpkg::Package;
 
-/// The machine's own list of packages, on Debian and what comes from it.
+/// The machine's own list of packages, on Debian and its derivatives.
 const DPKG_STATUS: &str = "/var/lib/dpkg/status";
-/// How long an entry lives here, in seconds.
+/// TTL of the tour's entries, in seconds.
 const TTL_S: u32 = 86_400;
-/// Commands a round trip while loading.
+/// Commands per round trip while loading.
 const BATCH: usize = 100;
-/// Within this the memory of what was invalidated must be back.
+/// The memory of invalidated entries must be reclaimed within this time.
 const RECLAIM_DEADLINE: Duration = Duration::from_secs(5);
 
 type Fields = HashMap<String, String>;
 
-/// What the tour is shown on.
+/// The packages that the tour caches.
 pub(crate) struct Input {
     source: String,
     packages: Vec<Package>,
 }
 
 impl Input {
-    /// Reads a file of that format; without one this machine's own, or where it has none a made-up sample.
+    /// Reads a file of that format; without one, this machine's own, or a made-up sample if it has none.
     pub(crate) fn read(file: Option<&Path>) -> Result<Self, Failure> {
         let file = file.or_else(|| Some(Path::new(DPKG_STATUS)).filter(|path| path.exists()));
         let (source, text) = match file {
@@ -55,13 +55,13 @@ impl Input {
         &self.source
     }
 
-    /// How many packages.
+    /// Number of packages.
     pub(crate) fn len(&self) -> usize {
         self.packages.len()
     }
 }
 
-/// Writes everything to `out` and answers what was not as expected of a server that was empty.
+/// Writes everything to `out` and returns the replies that differ from those expected of a server that was empty.
 pub(crate) fn show(
     connection: &mut Connection,
     input: &Input,
@@ -80,7 +80,7 @@ pub(crate) fn show(
     Ok(tour.differences)
 }
 
-/// The commands to try while the server runs, a line each.
+/// The commands to try while the server runs, one per line.
 pub(crate) fn suggestions(port: u16, input: &Input) -> String {
     let mut commands = Vec::new();
     let sections = sections(&input.packages);
@@ -293,7 +293,7 @@ impl Tour<'_> {
         Ok(())
     }
 
-    /// Waits until everything invalidated has given its memory back; how long that was after `start`.
+    /// Waits until the memory of all invalidated entries is reclaimed; returns the time since `start`.
     fn wait_for_memory(&mut self, start: Instant) -> Result<Duration, Failure> {
         while start.elapsed() < RECLAIM_DEADLINE {
             if self

@@ -1,5 +1,5 @@
-//! Reads, writes and invalidations as an application makes them: popular keys more often, a miss is loaded and
-//! stored with tags, and now and then a tag is dropped. What it stored is dropped at the end.
+//! Reads, writes and invalidations as an application makes them: popular keys are read more often, a miss is loaded and
+//! stored with tags, and a tag is invalidated now and then. The entries are dropped at the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,14 +11,14 @@ use redis::{Connection, RedisResult, cmd};
 use crate::connect::wrong_url;
 use crate::output::Failure;
 
-/// A tag is dropped after so many reads of a worker.
+/// A worker invalidates a tag after this many reads.
 const READS_AN_INVALIDATION: u64 = 2_000;
 /// Keys share this many tags.
 const TAGS: u32 = 200;
-/// How long what it stores lives, should it be killed before it can drop it.
+/// TTL of the entries, in case the program is killed before it drops them.
 const TTL_S: u32 = 300;
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Commands a round trip while it fills.
+/// Commands per round trip while the cache is filled.
 const FILL_BATCH: usize = 500;
 
 /// The options of a run.
@@ -33,13 +33,13 @@ pub(crate) struct Traffic {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
-    /// So long.
+    /// Run for this time.
     Time(Duration),
-    /// So many reads in all.
+    /// Run until this many reads.
     Reads(u64),
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) reads: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// Round trips of all commands, in microseconds.
     pub(crate) latencies: Histogram<u64>,
-    /// Why it ended before its time, if it did: what was counted until then stands.
+    /// The reason why the run ended early, if it did; the counts until then are valid.
     pub(crate) failed: Option<Failure>,
 }
 
@@ -58,7 +58,7 @@ impl Outcome {
     }
 }
 
-/// How far it is, for the display.
+/// Progress of the run, for the display.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     reads: AtomicU64,
@@ -70,7 +70,7 @@ impl Progress {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// Ends it early.
+    /// Ends the run early.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -85,12 +85,12 @@ pub(crate) struct Running {
 }
 
 impl Traffic {
-    /// Stores every key once, so that what follows finds the cache as full as it gets.
+    /// Stores every key once, so that the run begins with a full cache.
     pub(crate) fn fill(&self) -> Result<(), Failure> {
         let mut connection = connect(&self.redis)?;
         let filled = self.fill_through(&mut connection);
         if filled.is_err() {
-            // What did fit, where the server is full, is not to stay.
+            // If the server is full, the entries that did fit are dropped.
             let _ = sweep(&mut connection);
         }
         Ok(filled?)
@@ -118,7 +118,7 @@ impl Traffic {
             let connection = connect(&self.redis)?;
             let traffic = self.clone();
             let progress = Arc::clone(&progress);
-            // The same keys in the same order each time: runs can be compared.
+            // The same keys in the same order each time, so that runs can be compared.
             let rng = fastrand::Rng::with_seed(u64::from(i) + 1);
             threads.push(std::thread::spawn(move || {
                 let mut worker = Worker::new(connection, rng);
@@ -185,7 +185,7 @@ pub(crate) fn connect(redis: &str) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-/// The tag of everything that this process stores, and no other's.
+/// The tag of all entries that this process stores, and of no others.
 pub(crate) fn own_tag() -> String {
     format!("tagcache:load:{}", std::process::id())
 }
@@ -207,7 +207,7 @@ pub(crate) fn sweep(connection: &mut Connection) -> RedisResult<()> {
     cmd("CACHE.INVALIDATE").arg(own_tag()).exec(connection)
 }
 
-/// Up to a minute in microseconds, three digits; what takes longer counts as a minute.
+/// Up to a minute in microseconds, three digits; longer times count as a minute.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(60_000_000, 3).expect("the bounds are constants that it takes")
 }
@@ -241,7 +241,7 @@ impl Worker {
             Until::Reads(most) => reads >= most,
         };
         while !progress.stop.load(Ordering::Relaxed) {
-            // Taken before it is done, so that exactly so many are.
+            // Counted before the read, so that the number of reads is exact.
             if over(progress.reads.fetch_add(1, Ordering::Relaxed)) {
                 break;
             }

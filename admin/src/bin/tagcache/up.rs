@@ -15,11 +15,11 @@ use crate::output::{Failure, show};
 use crate::process::Server;
 use crate::{endpoint, signals, token, tour};
 
-/// Where the Debian package and the container image put the module.
+/// Path of the module in the Debian package and the container image.
 const INSTALLED: &str = "/usr/lib/redis/modules/tagcache.so";
 
 pub(crate) fn run(args: &Up, json: bool) -> Result<(), Failure> {
-    // Before the server starts: from here on a signal ends the program in order, and takes the server along.
+    // Before the server starts: from here on a signal ends the program in order, together with the server.
     let ended = signals::ended()?;
     let input = args
         .tour
@@ -45,7 +45,7 @@ enum Outcome {
     Differs,
 }
 
-/// Server and dashboard, until a signal.
+/// Runs server and dashboard until a signal.
 fn stay(
     args: &Up,
     module: &Path,
@@ -63,7 +63,7 @@ fn stay(
     let listener = endpoint::bind_anywhere(&args.endpoint)?;
     let mut server = start(module, args.port, ended)?;
     let redis = format!("redis://127.0.0.1:{}/", server.port());
-    // Before the dashboard looks at the server: that publishes an entry of its own, and the tour's figures are exact.
+    // Before the dashboard reads from the server and publishes an entry of its own, since the tour's figures are exact.
     let outcome = match input {
         Some(input) => tour(&server, module, input, json)?,
         None => Outcome::AsExpected,
@@ -76,7 +76,7 @@ fn stay(
     let value = json!({"dashboard": url, "redis": redis, "token": made, "module": module, "server": version, "directory": server.dir()});
     show(json, &value, || {
         let port = server.port();
-        // As it was called: in a checkout it is not on the PATH.
+        // The path that started the program: in a checkout it is not in PATH.
         let program = std::env::args().next().unwrap_or_else(|| "tagcache".into());
         let token = made
             .as_ref()
@@ -94,7 +94,7 @@ fn stay(
         format!(
             "{}Server:    {redis}\nDashboard: {url}\n{token}\nIn another terminal:\n\n\
              {commands}\nCtrl-C ends it.\n",
-            // The tour has said it already.
+            // The tour has shown it already.
             if input.is_none() {
                 heading(&version, module)
             } else {
@@ -160,7 +160,7 @@ fn stop(server: Server, json: bool) -> Result<(), Failure> {
     })
 }
 
-/// The module that was named, or the one that lies where it is likely to be.
+/// The named module, or the first one that exists in the usual places.
 fn module(named: Option<&Path>) -> Result<PathBuf, Failure> {
     let beside = std::env::current_exe()
         .ok()
@@ -172,7 +172,7 @@ fn module(named: Option<&Path>) -> Result<PathBuf, Failure> {
             .chain(["target/release/tagcache.so", INSTALLED].map(PathBuf::from))
             .collect(),
     };
-    // The server changes into its own directory before it loads the module.
+    // As an absolute path: the server changes into its own directory before it loads the module.
     candidates
         .iter()
         .find_map(|path| path.canonicalize().ok())

@@ -1,4 +1,4 @@
-//! `tagcache verify`: the success criteria, each with what was measured.
+//! `tagcache verify`: the success criteria, each with its measured figure.
 
 mod alarms;
 mod behaviours;
@@ -15,14 +15,14 @@ use crate::soak::{self, Verdict};
 use crate::text::{ms, percent, unknown};
 use crate::{connect, signals};
 
-/// Most of the heap that may be used under load, in percent.
+/// Limit for the heap under load, in percent.
 const HEAP: f64 = 80.0;
-/// Fewest reads that must hit, in percent.
+/// Smallest hit rate, in percent.
 const HIT_RATE: f64 = 70.0;
 /// Longest pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Expired entries that a local tier's cleanup is measured with: ten times what the guide's holds in all.
+/// Number of expired entries that a local tier's cleanup is measured with: ten times the guide's whole capacity.
 const LOCAL_ENTRIES: u32 = 1000;
 
 /// One criterion.

@@ -1,4 +1,4 @@
-//! `tagcache watch`: the figures, again and again.
+//! `tagcache watch`: shows the figures repeatedly.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
     let server = named(&args.at)?;
     let source = ServerMemory::new(server.clone(), Subject::Server);
     let monitor = MemoryMonitor::builder(source)
-        // Samples are taken here, one a look.
+        // Samples are taken below, one per output.
         .interval(Duration::from_secs(3600))
         .samples(600)
         .window(Duration::from_secs(60))
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Watch, json: bool) -> Result<(), Failure> {
     }
 }
 
-/// Why a snapshot lacks the figures of the server or of its cache.
+/// The reason why a snapshot lacks the figures of the server or of its cache.
 fn failure(server: &Server, snapshot: &Snapshot) -> Option<Failure> {
     match &snapshot.latest.server {
         ServerReading::Unreachable(why) => Some(Failure::Server(format!("the server: {why}"))),
@@ -58,7 +58,7 @@ fn failure(server: &Server, snapshot: &Snapshot) -> Option<Failure> {
     }
 }
 
-/// What fits a terminal of so many rows and columns: a line that wraps, or a screen that scrolls, would not stand still.
+/// The part that fits a terminal of this many rows and columns: a wrapped line would make the screen scroll.
 fn fitted(screen: &str, (rows, columns): (u16, u16)) -> String {
     let lines: Vec<_> = screen
         .lines()

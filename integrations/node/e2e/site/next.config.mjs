@@ -6,10 +6,10 @@ export default {
   cacheComponents: true,
   cacheHandlers: { default: here("./use-cache.mjs"), remote: here("./use-cache.mjs") },
   cacheHandler: here("./incremental-cache.mjs"),
-  // No cache of its own in the process: what is cached is in the server.
+  // No cache in the process: all cached values are in the server.
   cacheMaxMemorySize: 0,
-  // The client is the one beside the adapter, two folders above.
+  // The client library is the one beside the adapter, two folders above.
   turbopack: { root: here("../..") },
-  // Of its own for each run, so that no run can disturb another.
+  // A directory of its own per run, so that no run can disturb another.
   distDir: process.env.TAGCACHE_E2E_DIST,
 };

@@ -16,7 +16,7 @@ import { type Found, Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 import { REFRESHING } from "./use-cache.js";
 
-/** A value of any kind; what is used of it here. */
+/** The part of a value that is used here; values have several kinds. */
 interface Value {
   kind: string;
   headers?: Record<string, unknown> | undefined;
@@ -40,14 +40,14 @@ interface Context {
 }
 
 export interface IncrementalEntry {
-  /** What Next.js stored, of one of its types. Null: it caches that a page does not exist. */
+  /** The value that Next.js stored, of one of its types. Null: the page does not exist, which is cached too. */
   value: any;
   /** Unix ms. */
   lastModified: number;
   cacheControl?: CacheControl;
 }
 
-/** What Next.js expects of the class it is given; it makes an instance for each request. */
+/** The class that Next.js expects; it makes an instance per request. */
 export interface IncrementalHandler {
   get(key: string, context?: Context): Promise<IncrementalEntry | null>;
   set(key: string, value: Value | null, context?: Context): Promise<void>;
@@ -61,20 +61,20 @@ export interface IncrementalHandlerClass {
   close(): void;
 }
 
-/** The header in which Next.js keeps a page's tags, those of its path among them. */
+/** The header in which Next.js keeps a page's tags, including those of its path. */
 const TAGS_HEADER = "x-next-cache-tags";
-/** Next.js's own default (`expireTime`): how long a page without a time of its own may be served, in seconds. */
+/** Next.js's own default (`expireTime`): seconds for which a page without a setting of its own may be served. */
 const YEAR = 365 * 24 * 60 * 60;
 
-/** Keys and tags begin with `next:isr:` unless the options say otherwise. */
+/** Keys and tags begin with `next:isr:` unless the options set another prefix. */
 export function incrementalCacheHandler(options: StoreOptions): IncrementalHandlerClass {
   const store = new Store({ prefix: "next:isr:", ...options });
-  // Not known before the build has its name.
+  // Unknown until the build has an ID.
   let build = "";
 
   return class TagcacheIncrementalHandler implements IncrementalHandler {
     readonly #madeAt = now();
-    /** When this request's renders began, by key: Next.js does not say it. */
+    /** Start times of this request's renders, by key: Next.js does not pass them. */
     readonly #began = new Map<string, number>();
 
     constructor(context?: { serverDistDir?: string | undefined }) {
@@ -86,11 +86,12 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
     }
 
     async get(key: string, context: Context = {}): Promise<IncrementalEntry | null> {
-      // Other kinds have their tags in the entry.
+      // Entries of other kinds contain their tags.
       const readers = context.kind === "FETCH" ? [...(context.tags ?? []), ...(context.softTags ?? [])] : [];
       const name = nameOf(key, context.kind);
       const found = await store.read<IncrementalEntry>(name, short(readers));
-      // Of two renders the first: whose value is written cannot be told, and an earlier time stores no older value.
+      // Of two renders the earlier time is kept: it is unknown which value is written, and an earlier time stores no
+      // older value.
       if ((!found || found.state === "refresh") && !this.#began.has(name)) this.#began.set(name, now());
       return found ? shown(found, context) : null;
     }
@@ -103,7 +104,7 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
       const expire = control.expire ?? YEAR;
       const life = { freshMs: seconds(control.revalidate) * 1000, graceMs: expire * 1000 };
       const name = nameOf(key, context.fetchCache ? "FETCH" : value?.kind);
-      // What was not read first was rendered within the request in any case.
+      // A value that was not read first was rendered within the request in any case.
       const startedAt = this.#began.get(name) ?? this.#madeAt;
       this.#began.delete(name);
       await store.write(name, stored, short([...new Set(tags.filter(Boolean))]), life, startedAt);
@@ -116,13 +117,13 @@ export function incrementalCacheHandler(options: StoreOptions): IncrementalHandl
     resetRequestCache(): void {}
   };
 
-  /** Fetched data and images are every build's; a page names its build's files, and its code made it. */
+  /** Fetched data and images belong to every build; a page names files of its build, whose code made it. */
   function nameOf(key: string, kind: string | undefined): string {
     return kind === "FETCH" || kind === "IMAGE" ? key : `${build}${key}`;
   }
 }
 
-/** The build whose pages these are, with a colon; nothing where there is none, as in development. */
+/** The ID of this build, with a colon; empty if there is no build, as in development. */
 function buildIn(serverDistDir = ""): string {
   try {
     return `${readFileSync(join(serverDistDir, "..", "BUILD_ID"), "utf8").trim()}:`;
@@ -136,19 +137,19 @@ function seconds(revalidate: number | false | undefined): number {
 }
 
 /**
- * The entry as Next.js has to see it. Next.js judges by `lastModified` and `revalidate`, and cannot be told that an
- * entry is stale. So the process that holds the lease gets one that has just passed its `revalidate`, which Next.js
- * serves and renders anew; the others get one that has not yet, since theirs would be the same render again.
+ * The entry in the form that Next.js needs. Next.js judges by `lastModified` and `revalidate`; a handler cannot mark an
+ * entry as stale. So the process that holds the lease gets an entry just past its `revalidate`, which Next.js serves
+ * and renders again. The others get one just before it, since a render of theirs would only repeat that work.
  */
 function shown({ value: stored, state }: Found<IncrementalEntry>, context: Context): IncrementalEntry {
   const { value, lastModified, cacheControl } = stored;
-  // It is the server that decides, whatever this machine's clock says; but a fetch's reader may want a newer one.
+  // The server decides, regardless of this machine's clock; but the reader of a fetch may require a newer entry.
   const past = Date.now() > lastModified + seconds(cacheControl?.revalidate) * 1000;
   if (state === "fresh" && (context.kind === "FETCH" || !past)) return stored;
   const expire = cacheControl?.expire ?? YEAR;
-  // Past its end in any case: as though it were not there.
+  // Past `expire` the entry must count as missing.
   if (Date.now() > lastModified + expire * 1000) return { ...stored, lastModified: -1 };
-  // For a fetch Next.js goes by what the reader says.
+  // For a fetch Next.js uses the reader's `revalidate`.
   const fetched = context.kind === "FETCH" ? context.revalidate || value.revalidate : undefined;
   const revalidate = fetched ?? (state === "refresh" ? 1 : REFRESHING);
   const age = state === "refresh" ? revalidate * 1000 + 1 : 0;

@@ -12,7 +12,7 @@ import { now } from "../loads.js";
 import { Store, type StoreOptions } from "../store.js";
 import { short } from "./tag.js";
 
-/** Next.js's `CacheEntry`: times in seconds, but for `timestamp` (unix ms). */
+/** Next.js's `CacheEntry`: times in seconds, except `timestamp` (unix ms). */
 export interface CacheEntry {
   value: ReadableStream<Uint8Array>;
   tags: string[];
@@ -36,7 +36,7 @@ export interface UseCacheHandler extends CacheHandler {
   close(): void;
 }
 
-/** What is stored: the entry with its bytes instead of a stream; the server keeps the tags. */
+/** The stored value: the entry with its bytes instead of a stream; the server keeps the tags. */
 interface Stored {
   bytes: Uint8Array;
   stale: number;
@@ -45,10 +45,10 @@ interface Stored {
   revalidate: number;
 }
 
-/** A stale entry that another process refreshes is shown as fresh to Next.js for so long, in seconds. */
+/** Seconds for which Next.js sees a stale entry as fresh while another process refreshes it. */
 export const REFRESHING = 5;
 
-/** Keys and tags begin with `next:use:` unless the options say otherwise. */
+/** Keys and tags begin with `next:use:` unless the options set another prefix. */
 export function useCacheHandler(options: StoreOptions): UseCacheHandler {
   const store = new Store({ prefix: "next:use:", ...options });
   const pending = new Map<string, Promise<void>>();
@@ -61,7 +61,7 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       entry = await pendingEntry;
       bytes = new Uint8Array(await new Response(entry.value).arrayBuffer());
     } catch {
-      // The render failed half-way, which Next.js reports: what there is of it is not kept, the next process may try.
+      // The render failed half-way, which Next.js reports: its part is not stored, and the next process may try.
       return store.release(key, calledAt);
     }
     const { tags, stale, timestamp, expire, revalidate } = entry;
@@ -79,12 +79,12 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       if (!found) return undefined;
       const { bytes, ...entry } = found.value;
       // Next.js starts a render for an entry that is past `revalidate`. So the process that holds the lease gets an
-      // entry that always is, the others one that is not yet: theirs would be the same render again. It is the server
-      // that decides, whatever this machine's clock says.
+      // entry that is always past it. The others get one before it, since a render of theirs would only repeat that
+      // work. The server decides, regardless of this machine's clock.
       const past = Date.now() > entry.timestamp + entry.revalidate * 1000;
       const isOver = Date.now() > entry.timestamp + entry.expire * 1000;
       if (found.state === "refresh") entry.revalidate = -1;
-      // Past `expire` Next.js serves it to nobody, and renders.
+      // Past `expire` Next.js does not serve the entry, and renders.
       else if ((found.state === "stale" || past) && !isOver) Object.assign(entry, { timestamp: Date.now(), revalidate: REFRESHING });
       return { ...entry, tags: found.tags, value: new Response(bytes as BodyInit).body as ReadableStream<Uint8Array> };
     },
@@ -99,10 +99,10 @@ export function useCacheHandler(options: StoreOptions): UseCacheHandler {
       }
     },
 
-    // No tags are kept here: the server judges each read.
+    // No tags are kept here: the server checks them on each read.
     async refreshTags() {},
 
-    /** Infinity: soft tags are to be passed to `get`, which has them judged with the read itself. */
+    /** Infinity: soft tags must be passed to `get`, which lets the server check them with the read itself. */
     async getExpiration() {
       return Number.POSITIVE_INFINITY;
     },

@@ -3,25 +3,25 @@
 use super::facts::{Facts, Module, Named, Skew, number};
 use crate::text;
 
-/// This program's version, which is the module's and the client's of the same release.
+/// This program's version; the module and the client of the same release have the same one.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Heap that is lost to fragmentation below this is nobody's concern.
+/// Fragmentation that wastes less heap than this is not reported.
 const FRAGMENTATION_BYTES: f64 = 100.0 * 1024.0 * 1024.0;
-/// Heap in use by the allocator, of what was asked for.
+/// Limit for the allocator's heap in use, relative to the bytes that were requested.
 const FRAGMENTATION_RATIO: f64 = 1.4;
 /// Redis's own default for subscribers, in bytes.
 const PUBSUB_LIMIT: f64 = 32.0 * 1024.0 * 1024.0;
-/// An entry that arrives (RESTORE, MIGRATE, a slot) is judged by clocks that may differ so far.
+/// An entry that arrives (RESTORE, MIGRATE, a slot) is judged by clocks that may differ by this much.
 const CLOCK_MS: i64 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Ok,
-    /// It works, and something bad can come of it.
+    /// It works, but may cause a fault.
     Warning,
-    /// Something is wrong.
+    /// A fault.
     Problem,
-    /// It cannot be looked at.
+    /// The check could not run.
     Unknown,
 }
 
@@ -77,7 +77,7 @@ fn without_config() -> Found {
     )
 }
 
-/// All checks, in the order of which one matters first.
+/// All checks, the most important first.
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut add = |name, (state, found, remedy): Found| {
@@ -92,7 +92,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     add("module", module(&facts.module));
     add("memory limit", memory_limit(facts));
     add("persistence", persistence(facts));
-    // A server without the module cannot refuse its commands.
+    // A server without the module does not know its commands, so it cannot refuse them.
     if facts.module != Module::Missing {
         add("permissions", permissions(facts));
     }
@@ -236,7 +236,7 @@ fn permissions(facts: &Facts) -> Found {
         );
     };
     let mut missing = refused.application.clone();
-    // The program's own needs concern the user that it connects as, not one that was named.
+    // The program's own commands concern the user that it connects as, not a user named by `--user`.
     if !user.named {
         missing.extend(refused.program.iter().cloned());
     }
@@ -256,7 +256,7 @@ fn permissions(facts: &Facts) -> Found {
     if user.named {
         problem(found, remedy)
     } else {
-        // It may be meant to look only.
+        // The user may be meant for reads only.
         warning(found, remedy)
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the facts that the checks need from a server. It changes nothing there.
+//! Reads the facts that the checks need from a server, without changing anything there.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use crate::args::At;
 use crate::look::version_among;
 use crate::output::Failure;
 
-/// The settings that are looked at.
+/// The settings that are read.
 const SETTINGS: [&str; 7] = [
     "save",
     "appendonly",
@@ -46,46 +46,46 @@ const PROGRAM: [&[&str]; 9] = [
     &["cache.tagscan", "tag", "0"],
     &["cache.inspect", "key"],
 ];
-/// Between two looks at the backlog.
+/// Time between the two reads of the backlog.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) type Named = HashMap<String, String>;
 
 pub(super) struct Facts {
-    /// INFO; empty where the user may not.
+    /// INFO; empty if the user may not run it.
     pub(super) info: Named,
-    /// Memory of its container in bytes, where it was given.
+    /// Memory of the server's container in bytes, if it was given.
     pub(super) container: Option<u64>,
     pub(super) module: Module,
-    /// `CONFIG GET`, where the user may.
+    /// `CONFIG GET`, if the user may run it.
     pub(super) config: Option<Named>,
-    /// `CACHE.STATS`, where there is a module and the user may.
+    /// `CACHE.STATS`, if the module is loaded and the user may run it.
     pub(super) stats: Option<Named>,
-    /// Gone entries whose memory is not back, and a moment later.
+    /// Dropped entries whose memory is not reclaimed, now and a moment later.
     pub(super) backlog: (u64, u64),
-    /// Tags that no entry carries, where all tags could be looked at.
+    /// Tags that no entry carries, if all tags could be read.
     pub(super) empty_tags: Option<Vec<Vec<u8>>>,
     pub(super) user: User,
-    /// The server's clock less this machine's.
+    /// The server's clock minus this machine's.
     pub(super) clock: Option<Skew>,
     pub(super) replicas: Vec<Replica>,
 }
 
-/// The module, as the list of modules has it.
+/// The module in the list of modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Module {
     Version(String),
     Missing,
-    /// The user may not ask, or the server cannot be reached.
+    /// The user may not list modules, or the server cannot be reached.
     Unknown(String),
 }
 
-/// A user, and the commands that are refused to it.
+/// A user, and the commands that it may not run.
 pub(super) struct User {
     pub(super) name: String,
-    /// Whether it was named, and not simply the one that doctor is.
+    /// Whether `--user` named it; otherwise it is the user that doctor connects as.
     pub(super) named: bool,
-    /// Commands that it may not run; `None` where that cannot be asked.
+    /// Commands that it may not run; `None` if the server cannot report them.
     pub(super) refused: Option<Refused>,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Refused {
     pub(super) channel: Option<String>,
 }
 
-/// A difference of clocks, in milliseconds, and by how much it may be off.
+/// A difference between clocks, in milliseconds, and its margin of error.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Skew {
     pub(super) ms: i64,
@@ -149,7 +149,7 @@ impl Facts {
     }
 }
 
-/// The reply, or none where the user may not ask; the server that is away is a failure.
+/// The reply, or `None` if the user may not run the command; an unreachable server is an error.
 fn allowed<T>(reply: RedisResult<T>) -> Result<Option<T>, Failure> {
     match reply {
         Ok(reply) => Ok(Some(reply)),
@@ -190,7 +190,7 @@ fn backlog(server: &Server, stats: Option<&Named>) -> (u64, u64) {
 }
 
 fn empty_tags(server: &Server, stats: Option<&Named>) -> Option<Vec<Vec<u8>>> {
-    /// The most that CACHE.TAGTOP lists.
+    /// The maximum that CACHE.TAGTOP lists.
     const LIMIT: f64 = 10_000.0;
     if number(stats?, "tags")? > LIMIT {
         return None;
@@ -209,7 +209,7 @@ fn user_of(server: &Server, named: Option<&str>) -> Result<User, Failure> {
     let refused = match named_refused(server, &name) {
         Ok(refused) => Some(refused),
         Err(error) if refused(&error) => None,
-        // Such as: there is no such user.
+        // For example, the user does not exist.
         Err(error) => return Err(error.into()),
     };
     Ok(User {
@@ -219,7 +219,7 @@ fn user_of(server: &Server, named: Option<&str>) -> Result<User, Failure> {
     })
 }
 
-/// Asks the server what it would refuse this user; nothing is run.
+/// Asks the server which commands it would refuse this user; none of them runs.
 fn named_refused(server: &Server, user: &str) -> RedisResult<Refused> {
     let dry_run = |command: &[&str]| -> RedisResult<String> {
         let words = ["DRYRUN", user].into_iter().chain(command.iter().copied());
@@ -229,8 +229,8 @@ fn named_refused(server: &Server, user: &str) -> RedisResult<Refused> {
     let refused = |commands: &[&[&str]]| -> RedisResult<Vec<String>> {
         let mut refused = Vec::new();
         for command in commands {
-            // A key that its patterns do not match is no finding: which keys it uses is not known here. A command that
-            // this server does not have is an error.
+            // A key that does not match the user's patterns is no finding: doctor does not know which keys the user
+            // needs. A command that this server does not have is an error.
             match dry_run(command) {
                 Ok(answer) if answer.contains("to run") => {
                     let subcommands = ["client", "config"].contains(&command[0]);
@@ -263,14 +263,14 @@ fn skew(server: &Server) -> Option<Skew> {
     let before = unix_ms(SystemTime::now()).ok()?;
     let (seconds, micros): (i64, i64) = server.command("TIME", &[]).ok()?;
     let took = start.elapsed().as_millis() as i64;
-    // It was read at some time between question and answer.
+    // The server read its clock at some time between request and reply.
     Some(Skew {
         ms: seconds * 1000 + micros / 1000 - before - took / 2,
         margin_ms: took / 2 + 1,
     })
 }
 
-/// Each replica as it sees itself; with this server's user and password.
+/// Each replica's own view of itself; read with this server's user and password.
 fn replicas(server: &Server, info: &Named) -> Vec<Replica> {
     let of = |i: u32| {
         let line = info.get(&format!("slave{i}"))?;

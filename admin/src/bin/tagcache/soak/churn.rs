@@ -1,4 +1,4 @@
-//! `tagcache soak --churn`: which figures of a server and of its clients rise while nothing that is stored stays?
+//! `tagcache soak --churn`: finds figures of a server and of its clients that rise although no stored entry stays.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::output::{Failure, note, show};
 use crate::text::maybe_bytes;
 use crate::traffic::histogram;
 
-/// The part at either end of the time after the warm-up whose latencies are compared.
+/// Latencies are compared between this part at the beginning and at the end of the time after the warm-up.
 const END: f64 = 0.1;
 /// Commands in a round trip of the warm-up.
 const WARM_UP_PIPELINE: u32 = 100;
@@ -69,7 +69,7 @@ pub(super) fn run(
             .sample(server, &running, started.elapsed(), part)
             .is_err()
         {
-            // The workers meet the same, and say it.
+            // The workers get the same error, and report it.
             continue;
         }
         if !json && told.elapsed() > Duration::from_secs(60).min(args.work.duration / 4) {
@@ -102,7 +102,7 @@ pub(super) fn run(
     }
 }
 
-/// Brings the server at full speed to where it is after so many commands, and leaves what was stored.
+/// Runs the commands of the warm-up at full speed, and leaves the entries that they stored.
 fn warm_up(churn: &Churn, ended: &AtomicBool) -> Result<(), Failure> {
     let fast = Churn {
         pipeline: WARM_UP_PIPELINE,
@@ -126,7 +126,7 @@ fn warm_up(churn: &Churn, ended: &AtomicBool) -> Result<(), Failure> {
 struct End {
     took: Duration,
     warm: Duration,
-    /// The server's memory before it, and after everything that it stored was dropped.
+    /// The server's memory before the run, and after everything that it stored was dropped.
     before: Option<u64>,
     after: Option<u64>,
     rises: bool,
@@ -202,18 +202,20 @@ const FROM_STATS: [&str; 6] = [
     "lease_waiters",
 ];
 
-/// So much more may lie between what this program has allocated, whose own rise is found in its heap.
+/// Smallest relevant rise of resident memory: gaps between this program's allocations may add up to it, and a rise of
+/// the allocations themselves shows in its heap.
 const RESIDENT: f64 = 1024.0 * 1024.0;
 
 /// The samples taken so far.
 struct Watch {
     samples: u32,
-    /// How many there will be: room for them is there from the beginning, or this program's own heap would rise.
+    /// Number of samples of the whole run: their memory is allocated at the start, or this program's own heap would
+    /// rise.
     most: usize,
     series: Vec<Series>,
-    /// Commands at the last sample, and when that was.
+    /// Commands until the last sample, and its time.
     seen: (u64, Duration),
-    /// Latencies of the first part after the warm-up, and of the last.
+    /// Latencies of the first part after the warm-up, and of the last part.
     first: Histogram<u64>,
     last: Histogram<u64>,
     stats: [HashMap<String, String>; 2],
@@ -232,7 +234,7 @@ impl Watch {
         }
     }
 
-    /// Looks at everything once, `part` of the way through the run.
+    /// Samples every figure once, `part` of the way through the run.
     fn sample(
         &mut self,
         server: &Server,
@@ -251,7 +253,7 @@ impl Watch {
         let stats: HashMap<String, String> = server.command("CACHE.STATS", &[])?;
         let number = |name: &str| stats.get(name)?.parse().ok();
         let process = info.get::<u32>("process_id").unwrap_or(0).to_string();
-        // Of another machine's server, there is none, or one that is no server.
+        // If the server runs on another machine, this process does not exist here or is another program.
         let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
         let is_here = name.contains("redis") || name.contains("valkey");
         let files = |process: &str, what| {
@@ -278,7 +280,7 @@ impl Watch {
             ("client tasks", Some(running.tasks() as f64)),
             ("p99 / PING's p99", to_ping),
         ];
-        // By the wall clock, in which whatever else the machine does is seen.
+        // Wall-clock time, so that it includes delays by other work of the machine.
         let of_the_machine = [
             ("p50 ms", Some(ms(&commands, 0.5))),
             ("p99 ms", Some(p99.0)),
@@ -303,7 +305,7 @@ impl Watch {
         Ok(())
     }
 
-    /// How much a counter of CACHE.STATS grew.
+    /// The growth of a counter of CACHE.STATS.
     fn grown(&self, name: &str) -> u64 {
         let [first, last] = self.stats.each_ref().map(|stats| {
             let number = stats.get(name).and_then(|text| text.parse().ok());

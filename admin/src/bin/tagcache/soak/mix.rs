@@ -1,6 +1,6 @@
-//! Traffic in which nothing stays: keys, tags, connections and clients come and go, and entries are invalidated, expire,
-//! are evicted and are removed by native commands meanwhile. Numbers in names have one width, or entries would grow with
-//! the numbers.
+//! Traffic in which nothing stays: keys, tags, connections and clients come and go, while entries are invalidated,
+//! expire, are evicted and are removed by native commands. Numbers in names have a fixed width, or entries would grow
+//! with the numbers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +15,15 @@ use crate::traffic::{connect, histogram, own_tag, sweep};
 
 /// Tags that many keys share.
 const SHARED_TAGS: u64 = 200;
-/// Neighbouring keys share a tag that no other key ever has.
+/// This many neighbouring keys share a tag that no other key ever has.
 const GROUP: u64 = 20;
-/// The window of keys moves on by one each so many commands.
+/// The window of keys moves on by one key per this many commands.
 const COMMANDS_A_KEY: u64 = 8;
-/// A worker connects again after so many batches.
+/// A worker connects again after this many batches.
 const BATCHES_A_CONNECTION: u64 = 1_000;
-/// How long entries live, 1 s to this.
+/// Longest TTL of entries; the shortest is 1 s.
 const TTL_MAX_S: u64 = 300;
-/// Tasks that read through a client with a local tier, their pause, and how long such a client lives.
+/// Number of tasks that read through a client with a local tier, their pause, and the lifetime of such a client.
 const CLIENT_TASKS: u64 = 4;
 const CLIENT_PAUSE: Duration = Duration::from_millis(10);
 const CLIENT_LIFE: Duration = Duration::from_secs(10);
@@ -38,19 +38,19 @@ pub(crate) struct Churn {
     pub(crate) value_bytes: u32,
     /// Commands in one round trip.
     pub(crate) pipeline: u32,
-    /// Commands a second of all connections; 0: as many as are answered.
+    /// Commands per second of all connections; 0: no limit.
     pub(crate) rate: u64,
     pub(crate) duration: Duration,
-    /// In all; 0: until the time is over.
+    /// Number of commands; 0: the run ends by time.
     pub(crate) commands: u64,
-    /// Commands of a run before this one, after which the window of keys goes on.
+    /// Commands of the run before this one; the window of keys continues after them.
     pub(crate) before: u64,
 }
 
-/// A PING makes a round trip beside each so many others: what it takes is the machine's and the server's own.
+/// For each this many round trips there is one of PINGs, whose time is that of the machine and the server alone.
 const ROUND_TRIPS_A_PING: u64 = 4;
 
-/// Round trips, in microseconds.
+/// Times of round trips, in microseconds.
 #[derive(Debug)]
 pub(crate) struct Latencies {
     pub(crate) commands: Histogram<u64>,
@@ -66,17 +66,17 @@ impl Default for Latencies {
     }
 }
 
-/// How far it is.
+/// Progress of the run.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     stop: AtomicBool,
     pub(crate) commands: AtomicU64,
-    /// Replies that a server without memory gives.
+    /// Number of replies that refuse a command because the server is out of memory.
     pub(crate) refused: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) client_reads: AtomicU64,
     pub(crate) clients: AtomicU64,
-    /// Since they were last taken.
+    /// Latencies since they were last taken.
     latencies: Mutex<Latencies>,
     failure: Mutex<Option<Failure>>,
 }
@@ -116,7 +116,7 @@ pub(crate) struct Running {
 }
 
 impl Churn {
-    /// The first key of the window after so many commands.
+    /// The first key of the window after this many commands.
     fn first_key(&self, commands: u64) -> u64 {
         (self.before + commands) / COMMANDS_A_KEY
     }
@@ -131,7 +131,7 @@ impl Churn {
         clients.spawn(in_clients(self.clone(), Arc::clone(&counts)));
         let mut threads = Vec::new();
         for i in 0..self.connections {
-            // The first one that cannot be made is reported at once.
+            // An error of the first connection is reported at once.
             let connection = connect(&self.redis)?;
             let (churn, counts) = (self.clone(), Arc::clone(&counts));
             let rng = fastrand::Rng::with_seed(self.before + u64::from(i) + 1);
@@ -165,12 +165,12 @@ impl Running {
             .all(std::thread::JoinHandle::is_finished)
     }
 
-    /// Tasks of the clients with a local tier.
+    /// Number of tasks of the clients with a local tier.
     pub(crate) fn tasks(&self) -> u64 {
         self.clients.metrics().num_alive_tasks() as u64
     }
 
-    /// Ends it and drops what it stored; returns what failed first.
+    /// Ends the traffic and drops the entries that it stored; returns the first failure.
     pub(crate) fn end(self) -> Option<Failure> {
         let redis = self.redis.clone();
         let failure = self.join();
@@ -178,7 +178,7 @@ impl Running {
         failure.or(swept.err())
     }
 
-    /// Ends it and leaves what it stored; returns what failed first.
+    /// Ends the traffic and leaves the entries that it stored; returns the first failure.
     pub(crate) fn join(self) -> Option<Failure> {
         self.counts.stop();
         for thread in self.threads {
@@ -197,7 +197,7 @@ impl Running {
     }
 }
 
-/// A key that was missed, to be stored in the next round trip, under a lease if there is one.
+/// A key that missed, to be stored in the next round trip, under its lease if it has one.
 struct Load {
     key: u64,
     lease: Option<i64>,
@@ -237,7 +237,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// One round trip: first what was missed in the one before.
+    /// One round trip: first the loads for misses of the previous one.
     fn batch(&mut self) -> RedisResult<u64> {
         let size = self.churn.pipeline as usize;
         let mut pipe = redis::Pipeline::with_capacity(size);
@@ -271,7 +271,7 @@ impl Worker<'_> {
         Ok(size as u64)
     }
 
-    /// As many PINGs in one round trip.
+    /// One round trip of PINGs, as many as a batch has commands.
     fn ping(&mut self) -> RedisResult<()> {
         let size = self.churn.pipeline as usize;
         let mut pipe = redis::Pipeline::with_capacity(size);
@@ -283,7 +283,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The replies, and the microseconds that they took.
+    /// The replies, and their time in microseconds.
     fn round_trip(
         &mut self,
         pipe: &redis::Pipeline,
@@ -295,7 +295,7 @@ impl Worker<'_> {
         Ok((replies, sent.elapsed().as_micros() as u64))
     }
 
-    /// A key of the window that moves on with what was done: popular ones more often.
+    /// A key of the window, which moves on with the number of commands: popular keys more often.
     fn key(&mut self) -> u64 {
         let done = self.counts.commands.load(Ordering::Relaxed);
         let popular = self.rng.f64().powi(3);
@@ -327,7 +327,7 @@ impl Worker<'_> {
         set
     }
 
-    /// A command, and the key if a miss is to be loaded.
+    /// A command, and its key if a miss is to be loaded.
     fn command(&mut self) -> (Cmd, Option<u64>) {
         let key = self.key();
         let name = self.named(key);
@@ -382,7 +382,7 @@ impl Worker<'_> {
                 info.arg(self.group(key));
                 info
             }
-            // One in so many drops half a per cent of everything.
+            // Rare, because it drops 0.5 % of all entries.
             _ => {
                 let mut drop = cmd("CACHE.INVALIDATE");
                 drop.arg(format!("{}:shared:{}", self.own, key % SHARED_TAGS));
@@ -393,7 +393,7 @@ impl Worker<'_> {
     }
 }
 
-/// The load that this reply to CACHE.GET or CACHE.FETCH asks for, if it is a miss.
+/// The load that this reply to CACHE.GET or CACHE.FETCH requires, if it is a miss.
 fn missed(key: u64, reply: &Value) -> Option<Load> {
     match reply {
         Value::Nil => Some(Load { key, lease: None }),
@@ -441,7 +441,7 @@ async fn one_client(churn: &Churn, counts: &Arc<Counts>) -> Result<(), tagcache:
                     .tags([own.clone(), group.clone()]);
                 let load =
                     move || async move { Ok::<_, std::convert::Infallible>("x".repeat(bytes)) };
-                // A server that has no memory, or no time, is no failure: the value is loaded all the same.
+                // If the server has no memory or is too slow, that is no failure: the value is loaded all the same.
                 let name = format!("{own}:client:{key:010}");
                 let _: Result<String, _> = cache.get_or_load(&name, entry, load).await;
                 if rng.u8(..20) == 0 {

@@ -1,4 +1,4 @@
-//! Figures over time, and whether they rise.
+//! Figures over time, and the test whether they rise.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tagcache_admin::memory::Growth;
 
 use crate::text::{table, unknown};
 
-/// The samples of a series are averaged in so many blocks before a line is fitted: neighbouring samples depend on each
-/// other, which would make the slope seem surer than it is (the method of batch means).
+/// The samples of a series are averaged in this many blocks before a line is fitted: neighbouring samples depend on
+/// each other, which would make the slope seem more certain than it is (the method of batch means).
 const BLOCKS: usize = 20;
-/// [`Growth`] counts in MB a minute.
+/// [`Growth`] counts in MB per minute.
 const MB: f64 = 1024.0 * 1024.0;
-/// A rise of less than this part of the mean over the whole run is none.
+/// Smallest relevant rise, as a part of the mean over the whole run.
 const RISE: f64 = 0.01;
 
 /// One figure over time.
@@ -20,7 +20,7 @@ const RISE: f64 = 0.01;
 pub(crate) struct Series {
     pub(crate) name: &'static str,
     points: Vec<(Duration, f64)>,
-    /// The least rise over the whole run that is one; with none it is shown but never found to rise.
+    /// The smallest relevant rise over the whole run; if `None`, the series is shown but never found to rise.
     least: Option<f64>,
 }
 
@@ -30,18 +30,18 @@ pub(crate) struct Trend {
     /// Mean of the first and of the last tenth.
     pub(crate) first: f64,
     pub(crate) last: f64,
-    /// Change an hour, and half of its 95 % confidence interval.
+    /// Change per hour, and half of its 95 % confidence interval.
     pub(crate) slope: f64,
     pub(crate) margin: f64,
-    /// Change over the whole time in parts of the mean.
+    /// Change over the whole time as a part of the mean.
     pub(crate) drift: f64,
-    /// The interval is above zero, each third above the one before it, and the change counts.
+    /// The interval is above zero, each third is above the one before it, and the change is large enough.
     pub(crate) rises: bool,
 }
 
 impl Series {
-    /// Its room is written to once, or its pages would become resident with the samples, and the program would seem to
-    /// grow.
+    /// Writes to all of its memory once: otherwise its pages would become resident with the samples, and the program
+    /// would seem to grow.
     pub(crate) fn new(name: &'static str, most: usize, least: Option<f64>) -> Self {
         let mut points = vec![(Duration::MAX, 0.0); most];
         points.clear();
@@ -56,7 +56,7 @@ impl Series {
         self.points.extend(value.map(|value| (at, value)));
     }
 
-    /// None for fewer samples than blocks.
+    /// `None` for fewer samples than blocks.
     pub(crate) fn trend(&self, warm: Duration) -> Option<Trend> {
         let warm = self.points.partition_point(|&(at, _)| at < warm);
         let points = &self.points[warm..];

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 /// Made-up packages, for machines that have no such database.
 pub(crate) const SAMPLE: &str = include_str!("packages");
 
-/// One package, as it will be cached.
+/// One package, as it is cached.
 pub(crate) struct Package {
     /// `pkg:<name>`, or `pkg:<name>:<architecture>` for the second of that name.
     pub(crate) key: String,
@@ -13,11 +13,11 @@ pub(crate) struct Package {
     pub(crate) stanza: String,
     /// Its section, such as `libs` or `contrib/net`.
     pub(crate) section: Option<String>,
-    /// `section:…`, `priority:…` and `maintainer:…`, as far as the stanza says them.
+    /// `section:…`, `priority:…` and `maintainer:…`, for each field that the stanza has.
     pub(crate) tags: Vec<String>,
 }
 
-/// All packages of a status file; what is no package is skipped.
+/// All packages of a status file; stanzas that are not packages are skipped.
 pub(crate) fn parse(status: &str) -> Vec<Package> {
     let mut keys = HashSet::new();
     status
@@ -29,7 +29,7 @@ pub(crate) fn parse(status: &str) -> Vec<Package> {
             if keys.contains(&key) {
                 key = format!("{key}:{}", field(stanza, "Architecture")?);
             }
-            // A third one of that name and architecture would be the same package again.
+            // A third stanza of that name and architecture is a duplicate.
             keys.insert(key.clone()).then(|| Package {
                 key,
                 stanza: stanza.to_owned(),
@@ -50,7 +50,7 @@ fn tags(stanza: &str) -> Vec<String> {
         .collect()
 }
 
-/// What stands after `name:` on a line of its own; lines that go on start with a blank and never match.
+/// The value after `name:` at the beginning of a line; continuation lines start with a blank and never match.
 fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
     let value = stanza
         .lines()

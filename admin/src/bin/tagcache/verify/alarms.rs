@@ -1,4 +1,4 @@
-//! The guide's rules on a heap that rises and falls, reported to a receiver of our own.
+//! The guide's rules on a heap that rises and falls, with a receiver of our own.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,8 @@ use tagcache_admin::memory::{MemoryMonitor, Sample, Source};
 use crate::alerts::guide_rules;
 use crate::output::Failure;
 
-/// Percent of the heap, what the two rules do then, and the messages that must follow. The states are looked at because
-/// a message that should not come may only come later.
+/// Percent of the heap, the states of the two rules then, and the messages that must follow. The states are checked
+/// because a wrong message may arrive later.
 const STEPS: [(u64, [&str; 2], &[&str]); 7] = [
     (84, ["quiet", "quiet"], &[]),
     (85, ["quiet", "quiet"], &[]),
@@ -39,7 +39,7 @@ impl Source for Heap {
     }
 }
 
-/// `Err` says what went wrong with the alerts; [`Failure`] that they could not be tried.
+/// An inner `Err` describes a fault of the alerts; a [`Failure`], that they could not be tested.
 pub(super) fn check() -> Result<Result<String, String>, Failure> {
     let messages: Messages = Arc::default();
     let runtime = tokio::runtime::Builder::new_multi_thread()

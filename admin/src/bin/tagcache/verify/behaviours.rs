@@ -11,14 +11,14 @@ use crate::output::Failure;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
-/// After this what lives [`SHORT`] is gone.
+/// Entries that live [`SHORT`] are gone after this time.
 const EXPIRED: Duration = Duration::from_millis(150);
 const MAX_ENTRIES: usize = 100;
 const MAX_TRACKED: usize = 200;
-/// How long the server may take to be ready, and to receive what the local tier served.
+/// Time limit for the server to be ready, and to receive the hits of the local tier.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What did not come as it should.
+/// The difference between the expected and the actual result.
 type Differs = Result<(), String>;
 
 pub(super) fn checks(server: &Server, redis: &str) -> Result<Vec<Check>, Failure> {
@@ -72,7 +72,7 @@ fn at_most(found: usize, most: usize) -> Differs {
     }
 }
 
-/// How long a local tier's cleanup takes that finds so many entries expired.
+/// Time of a local tier's cleanup that finds this many expired entries.
 pub(super) fn longest_cleanup(entries: u32) -> Duration {
     let cache: LocalCache<u32> = LocalCache::builder().max_entries(entries as usize).build();
     for i in 0..entries {
@@ -143,7 +143,7 @@ fn in_local_tier() -> Vec<(&'static str, Differs)> {
     ]
 }
 
-/// Whether an application's cache is up on this server, and what the tests say if it is.
+/// Whether an application's cache is up on this server, and the tests' results if it is.
 async fn through_both_tiers(
     server: &Server,
     redis: &str,
@@ -192,7 +192,7 @@ async fn through_both_tiers(
         ),
         ("invalidate by tag", invalidate(&cache).await),
     ];
-    // What was stored for this is gone in a minute, should this not arrive.
+    // If this does not arrive, the stored entries expire within a minute.
     let _ = cache.clear().await;
     (deployed, tests)
 }
@@ -222,13 +222,13 @@ async fn set_and_get(cache: &Cache) -> Differs {
 
 async fn expire(cache: &Cache) -> Differs {
     set(cache, "short", json!("test"), SHORT).await?;
-    // So that the local tier has it, too, where it does not come too late.
+    // This read puts the entry into the local tier too, unless it is already expired.
     get(cache, "short").await?;
     tokio::time::sleep(EXPIRED).await;
     is(&get(cache, "short").await?, &None)
 }
 
-/// The local tier reports what it served; the server has the sum.
+/// The local tier reports its hits; the server has the sum.
 async fn counts(cache: &Cache, server: &Server, namespace: &str) -> Differs {
     set(cache, "counted", json!("test"), MINUTE).await?;
     for _ in 0..3 {
@@ -252,7 +252,7 @@ async fn filled(cache: &Cache, entries: usize) -> Differs {
     for i in 0..entries {
         let key = format!("key-{i}");
         set(cache, &key, json!(i), MINUTE).await?;
-        // What was read is in the local tier, what was only written is not.
+        // Entries that were read are in the local tier, entries that were only written are not.
         get(cache, &key).await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The endpoint on a port of its own: does it answer whom it should, and nobody else?
+//! The endpoint on a port of its own: tests which callers it serves and which it refuses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::load::Client;
 use crate::output::Failure;
 use crate::token;
 
-/// What the guide's test script reads.
+/// The fields that the guide's test script reads.
 const FIELDS: [&str; 8] = [
     "/status",
     "/memory/heapUsed",
