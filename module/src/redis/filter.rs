@@ -204,12 +204,17 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
             if is_unannounced && !propagation::may_announce() {
                 continue;
             }
-            if is_unannounced || reclaim::announces() {
-                // As a command of its own: servers propagate it when it ends, Redis 7.0 on a notification.
-                ctx.unlink(name);
+            let is_announced = reclaim::announces();
+            act(&ctx, REMOVE, name);
+            if is_unannounced && !is_announced {
+                ctx.replicate(c"UNLINK", &[name]);
+            }
+            if is_unannounced || is_announced {
+                // Servers propagate it at the end of any command, Redis 7.0 on a notification. The command must not remove the
+                // key itself: outside of a command of the client's, servers lose what they then push to a client that tracks
+                // the key, and later stop on an assertion.
+                ctx.call("TIME", &[]);
                 state::with(|state| state.expired = true);
-            } else {
-                act(&ctx, REMOVE, name);
             }
         }
     });

@@ -1,6 +1,6 @@
 //! WATCH, CLIENT TRACKING and keyspace notifications.
 
-use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine, run};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run};
 
 /// A command for the entry `key` (tags `a`, `b`), and whether it changes the entry.
 const CHANGES: [(&[&str], bool); 25] = [
@@ -78,6 +78,34 @@ fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
                 assert_eq!(told, changes, "{read}, then {command:?}");
             }
         }
+    });
+}
+
+/// The filter removes the key inside the client's own turn. Servers lost the push, and stopped on an assertion at the next
+/// long reply.
+#[test]
+fn tracking_tells_a_client_that_names_a_refused_entry_itself() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let mut client = server.raw().resp3();
+        run!(client, "CACHE.SET key v TAGS 1 t");
+        let payload = call!(client, "DUMP", "key").bytes().to_vec();
+        run!(client, "CACHE.INVALIDATE t");
+        run!(client, "CLIENT TRACKING ON");
+        // The server reads these at once, so it has not announced the refusal yet.
+        let replies = client.pipeline(&[
+            args!["RESTORE", "key", 0, payload, "REPLACE"],
+            args!["CACHE.GET", "key"],
+            args!["INCR", "key"],
+            args!["SET", "long", "v".repeat(300_000)],
+            args!["GET", "long"],
+        ]);
+        assert_eq!(replies[2], Reply::Int(1));
+        assert_eq!(replies[4].bytes().len(), 300_000);
+        call!(client, "PING");
+        let key = Reply::Array(vec![Reply::bulk("key")]);
+        let mut pushes = client.kept_pushes().into_iter();
+        assert!(pushes.any(|push| push[0].text() == "invalidate" && push[1] == key));
     });
 }
 
