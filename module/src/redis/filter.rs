@@ -22,11 +22,13 @@ const PRESSURE: f32 = 0.98;
 const SLOTS: usize = 16_384;
 
 /// Notifications of the filter to itself: remove the gone entry under this key; reclaim gone entries while memory is
-/// short, for a slice at most; reclaim entries that only a command of the primary sees; propagate expiries.
+/// short, for a slice at most; reclaim entries that only a command of the primary sees; propagate expiries. The last one
+/// reads a key on behalf of the client that waits for it.
 const REMOVE: &CStr = c"tagcache.remove";
 const FREE: &CStr = c"tagcache.free";
 const FREE_HIDDEN: &CStr = c"tagcache.free-hidden";
 const PROPAGATE: &CStr = c"tagcache.propagate";
+const TRACK: &CStr = c"tagcache.track";
 
 pub(super) fn install(ctx: &Context<'_>) {
     if state::with(|state| state.filter.is_none()) {
@@ -204,17 +206,15 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
             if is_unannounced && !propagation::may_announce() {
                 continue;
             }
-            let is_announced = reclaim::announces();
-            act(&ctx, REMOVE, name);
-            if is_unannounced && !is_announced {
-                ctx.replicate(c"UNLINK", &[name]);
-            }
-            if is_unannounced || is_announced {
-                // Servers propagate it at the end of any command, Redis 7.0 on a notification. The command must not remove the
-                // key itself: outside of a command of the client's, servers lose what they then push to a client that tracks
-                // the key, and later stop on an assertion.
-                ctx.call("TIME", &[]);
+            if is_unannounced || reclaim::announces() {
+                // First the server notifies clients that track the key. Inside the command below, it would lose the push to
+                // the client whose command is about to run, and later stop on an assertion.
+                ctx.open(name, Mode::Upkeep).close_modified();
+                // As a command of its own: servers propagate it when it ends, Redis 7.0 on a notification.
+                ctx.unlink(name);
                 state::with(|state| state.expired = true);
+            } else {
+                act(&ctx, REMOVE, name);
             }
         }
     });
@@ -376,6 +376,12 @@ fn may_free() -> bool {
     !reclaim::announces() && may_act()
 }
 
+/// Makes the server track a key for the client that waits for it. Inside a notification, so that the server keeps what this
+/// pushes to the client, such as that the key has expired, until the client's turn ends.
+pub(super) fn track(ctx: &Context<'_>, name: Str<'_>) {
+    act(ctx, TRACK, name);
+}
+
 /// Makes the server run [`on_act`] inside a notification, of a class that no client can see.
 fn act(ctx: &Context<'_>, what: &CStr, name: Str<'_>) {
     ctx.notify_class(raw::REDISMODULE_NOTIFY_LOADED, what, name);
@@ -391,9 +397,12 @@ pub(super) fn select_again(ctx: &Context<'_>) {
 pub(super) fn on_act(ctx: &Context<'_>, what: &[u8], name: Str<'_>) {
     if what == REMOVE.to_bytes() {
         reclaim::reclaim_if_gone(ctx, name);
-    } else if what == FREE.to_bytes() {
-        reclaim::slice(ctx, || !under_pressure());
-    } else if what == FREE_HIDDEN.to_bytes() {
-        reclaim::slice(ctx, || false);
+    } else if what == TRACK.to_bytes() {
+        ctx.call("CACHE.INSPECT", &[name.bytes()]);
+    } else if what == FREE.to_bytes() || what == FREE_HIDDEN.to_bytes() {
+        let is_under_pressure = what == FREE.to_bytes();
+        state::with(|state| state.in_filter = true);
+        reclaim::slice(ctx, || is_under_pressure && !under_pressure());
+        state::with(|state| state.in_filter = false);
     }
 }

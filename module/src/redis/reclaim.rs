@@ -221,7 +221,8 @@ pub(super) fn is_unannounced(db: u32, name: &[u8]) -> bool {
 /// them, here and on replicas. Returns false if no more of them exist, or if it cannot search now.
 fn sweep_orphans(ctx: &Context<'_>, db: u32) -> bool {
     let is_due = |state: &mut State| {
-        state.database(db).index.has_orphans && monotonic_ms() >= state.search_from_ms
+        let is_due = monotonic_ms() >= state.search_from_ms && !state.in_filter;
+        state.database(db).index.has_orphans && is_due
     };
     // SCAN does not show the keys of a hash slot that migrates to here.
     if propagation::is_importing() || !state::with(is_due) {
@@ -263,6 +264,8 @@ fn reclaim_one(ctx: &Context<'_>, db: u32, slot: Slot) -> bool {
         let is_indexed = state::index(db, |index| index.holds(slot, handle));
         if is_indexed && ctx.is_replica() && ctx.is_cluster() {
             hidden = Some((db, name.bytes().to_vec()));
+        } else if state::with(|state| state.in_filter) {
+            return false; // A command that the module calls there loses pushes (`filter.rs`). The timer removes it.
         } else {
             remove_hidden(ctx, db, slot, handle, name);
         }
@@ -468,7 +471,7 @@ fn arm_in(ctx: &Context<'_>, ms: u64) {
 
 fn on_timer(ctx: &Context<'_>) {
     let again = guard(Place::Timer, Some(PAUSE_AFTER_PANIC_MS), || {
-        state::with(|state| state.reclaim_armed = false);
+        state::with(|state| (state.reclaim_armed, state.in_filter) = (false, false));
         let start = moment();
         tell_replicas(ctx);
         slice(ctx, || false);

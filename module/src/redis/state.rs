@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// Installed while there is a backlog.
     pub(super) filter: Option<Registered>,
+    /// The filter reclaims, in front of a client's command.
+    pub(crate) in_filter: bool,
     /// A key has expired since this was set to false.
     pub(crate) expired: bool,
     /// The last gone entry that something other than the module removed, until the next event, or until any entry comes

@@ -7,7 +7,7 @@ use redis_module::raw;
 use super::{Ending, forget, give_up, tracks_on_behalf};
 use crate::commands::fetch;
 use crate::engine::Waiter;
-use crate::redis::{Args, Context, ERR, OK, Place, access, barrier, panic_point, state};
+use crate::redis::{Args, Context, ERR, OK, Place, access, barrier, filter, panic_point, state};
 
 /// The waiter that a callback is about.
 ///
@@ -39,7 +39,7 @@ pub(super) unsafe extern "C" fn on_ready(
         let is_answered = fetch::look_again(&ctx, name, rest, waiter);
         if is_tracking {
             // Also if the client goes on waiting: the reply at the end of its time is tracked, too.
-            ctx.call("CACHE.INSPECT", &[name.bytes()]);
+            filter::track(&ctx, name);
         }
         is_answered.then_some(())
     });
