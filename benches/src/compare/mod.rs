@@ -194,7 +194,7 @@ impl Contender {
         let mut known = std::collections::HashSet::new();
         let (mut tape, mut waiting) = (Tape::default(), 0);
         for entry in entries {
-            // What a client reads about a tag when it sets the first entry.
+            // A client reads this about a tag when it sets the first entry.
             let mut is_new = false;
             for tag in &entry.tags {
                 is_new |= known.insert(tag.clone());

@@ -12,6 +12,7 @@ use hashlink::linked_hash_map::RawEntryMut;
 
 use super::index::Effect;
 use super::seeds::Seeded;
+use super::stamps::as_long_ago;
 use crate::leb128;
 use crate::record::{MAX_TAG_BYTES, MAX_TIME_MS};
 
@@ -146,11 +147,6 @@ impl Past {
             *ends_ms = now_ms.saturating_add(left_ms).min(*ends_ms);
         }
     }
-}
-
-/// The time that now is as long ago as `at_ms` was before the clock was set back: spans that are over stay over.
-pub(super) const fn as_long_ago(at_ms: u64, from_ms: u64, now_ms: u64) -> u64 {
-    now_ms.saturating_sub(from_ms.saturating_sub(at_ms))
 }
 
 /// The earlier of two times; 0 means no time.
@@ -660,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_checked_by_tags_that_it_does_not_carry() {
+    fn an_entry_is_checked_against_tags_it_does_not_carry() {
         let mut history = History::default();
         history.record(b"hard", at(10), Effect::Gone);
         history.record(b"soft", at(20), Effect::Stale);

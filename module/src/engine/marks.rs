@@ -7,8 +7,8 @@
 
 use roaring::RoaringBitmap;
 
-use super::history::as_long_ago;
 use super::slots::Slot;
+use super::stamps::as_long_ago;
 use crate::record::Softness;
 
 /// Up to this many soft marks are kept apart; beyond that, neighbours are joined.

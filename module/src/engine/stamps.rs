@@ -18,6 +18,11 @@ pub(crate) const fn kept_stamp_ms(at_ms: u64, now_ms: u64) -> u64 {
     if at_ms > now_ms + AHEAD_MS { 0 } else { at_ms }
 }
 
+/// The time that now is as long ago as `at_ms` was before the clock was set back: spans that are over stay over.
+pub(super) const fn as_long_ago(at_ms: u64, from_ms: u64, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(from_ms.saturating_sub(at_ms))
+}
+
 /// Stamps for writes and invalidations, in the order in which they happen: a write after an invalidation of the same
 /// millisecond has a later stamp, and no invalidation has an earlier stamp than a write before it.
 ///

@@ -13,7 +13,7 @@ use crate::native::word;
 /// How long after a CLUSTER command the epoch is compared before each write under a lease.
 const WATCHFUL_MS: u64 = 60_000;
 
-/// What the module knows of the cluster while leases exist.
+/// The state of the cluster, while leases exist.
 #[derive(Debug)]
 pub(crate) struct Watched {
     filter: Registered,
