@@ -1,11 +1,11 @@
-// The charts: the server draws them, this names the values under the pointer or the keyboard's cursor and lists them all.
+// The charts. The server draws them. This code shows the values at the pointer or the keyboard's cursor, and lists all values.
 import { request } from "./request.js";
 import { $, element, number, table } from "./parts.js";
 
 const RANGE = "tagcache-range";
-const ROWS = 60; // of a list: nobody listens to more of them
+const ROWS = 60; // The longest list: more rows are too many for a screen reader.
 const SVG = "http://www.w3.org/2000/svg";
-const drawn = new Map(); // by place: unit, plot, moments in their order, and which of them the cursor is at
+const drawn = new Map(); // By place: unit, plot, moments in order of time, and the moment that the cursor is at.
 
 const places = () => [...document.querySelectorAll("[data-chart]")];
 const range = () => document.querySelector("[name=range]:checked").value;
@@ -58,7 +58,7 @@ function told(chart, moment) {
   return [clock(chart, moment), ...values.filter(Boolean)].join(", ");
 }
 
-// Puts the cursor at a moment, or takes it away.
+// Moves the cursor to a moment, or removes it.
 function point(place, index) {
   const chart = drawn.get(place);
   chart.cursor = index;
@@ -91,7 +91,7 @@ function key(place, event) {
   point(place, Math.min(Math.max(to, 0), last));
 }
 
-// The list behind a chart, the newest first and thinned out.
+// The list of a chart's values: the newest first, and only some of them if there are more than ROWS.
 function list(place) {
   const chart = drawn.get(place);
   if (!chart || !place.parentElement.querySelector("details").open) return;

@@ -3,23 +3,23 @@ import { look, offer } from "./names.js";
 import { $, badge, bdi, bytes, duration, element, facts, growth, number, percent, reachable, table, text } from "./parts.js";
 import { keepToken, request, signedIn } from "./request.js";
 
-// The dashboard: shows what api/admin/memory-stats says, live by its stream, else once a minute.
+// The dashboard shows the figures of api/admin/memory-stats: live from its stream, or once a minute without a stream.
 const REFRESH_MS = 60_000;
-const RETRY_MS = 3_000; // after a failure, twice as long after the next one, at most half a minute
-const SILENCE_MS = 35_000; // the stream says something every 15 s: then it is dead
-const SLOW_MS = 10_000; // charts and tables are fetched at most so often
+const RETRY_MS = 3_000; // After a failure. It doubles with each further failure, up to half a minute.
+const SILENCE_MS = 35_000; // The stream sends something every 15 s. If it sends nothing for this time, it has failed.
+const SLOW_MS = 10_000; // Charts and tables are fetched at most once in this time.
 
 let last = null;
 let slowDue = 0;
 
-// ---- what is shown ----
+// ---- the display ----
 
 function only(part) {
   for (const id of ["loading", "sign-in", "content"]) $(id).hidden = id !== part;
   $("sign-out").hidden = !signedIn() || part === "sign-in";
 }
 
-// Screen readers announce when figures become live or stop being so, not the time beside it.
+// Screen readers announce when figures become live or old. They do not announce the time beside it.
 function live(state) {
   text("live", state);
   text("at", last ? new Date(last.timestamp).toLocaleTimeString() : "");
@@ -32,7 +32,7 @@ function show(stats) {
   const up = stats.cache.redis.connected;
   const figures = up ? raw.server.figures : null;
   const cache = figures?.cache ?? null;
-  // Judged by the heap: of one that cannot be known nothing is said.
+  // The status follows the heap. If the heap is not known, no status is shown.
   const known = raw.heapPercent != null;
   badge($("status"), known ? stats.status.toUpperCase() : "UNKNOWN", known ? stats.status : "");
   text("instance", raw.instance);
@@ -46,7 +46,7 @@ function show(stats) {
     $("heap-meter").textContent = stats.memory.heapPercent;
     $("heap-meter").className = stats.status;
   }
-  // Without a local tier the entries are the server's.
+  // Without a local tier, these are the server's entries.
   text("entries", number(raw.local ? stats.cache.local.totalEntries : cache?.entries ?? (up ? 0 : null)));
   const watched = raw.server.state !== "none";
   badge($("redis"), !watched ? "Not watched" : up ? "Connected" : "Disconnected", !watched ? "" : up ? "connected" : "disconnected");
@@ -96,7 +96,7 @@ function showAlerts(raw) {
   ]);
 }
 
-// The application's own cache: what it did, and its servers as it sees them.
+// The application's own cache: its counters, and the state of its servers.
 function showClient(client) {
   $("client-section").hidden = !client;
   if (!client) return;
@@ -141,9 +141,9 @@ function askForToken(error) {
   $("token").focus();
 }
 
-// ---- where it comes from ----
+// ---- the source of the figures ----
 
-let run = 0; // a sign-out or a new token ends the loop before
+let run = 0; // A sign-out or a new token ends the earlier loop.
 let stream = null;
 let heard = 0;
 let wake = () => {};
@@ -155,7 +155,7 @@ async function load(state) {
   live(state);
 }
 
-// A look, then the stream for as long as it lasts, and so on; failures are shown and tried again.
+// Fetches the figures once, then reads the stream until it ends, and begins again. Failures are shown and retried.
 async function start() {
   const mine = ++run;
   slowDue = 0;
@@ -170,7 +170,7 @@ async function start() {
       await follow();
     } catch (error) {
       if (mine !== run) return;
-      if (looked && error.status === 503) pause = REFRESH_MS; // no stream to be had: a look once a minute
+      if (looked && error.status === 503) pause = REFRESH_MS; // There is no stream, so the figures are fetched once a minute.
       else if (error.name !== "AbortError") fail(error);
       pause = Math.max(pause, error.retryAfter * 1000 || 0);
     }
@@ -181,7 +181,7 @@ async function start() {
   }
 }
 
-// EventSource cannot send a token, so the stream is read by hand.
+// EventSource cannot send a token, so this reads the stream by fetch.
 async function follow() {
   const mine = (stream = new AbortController());
   heard = Date.now();
@@ -204,7 +204,7 @@ async function follow() {
   }
 }
 
-// A laptop that wakes up, a tab that is looked at again, a network that is back: at once, not after the pause.
+// If a laptop wakes up, a tab is shown again or the network returns, this fetches at once and not after the pause.
 function lookNow() {
   if (document.hidden || !$("sign-in").hidden) return;
   if (Date.now() - heard > SILENCE_MS / 2) stream?.abort();
@@ -250,7 +250,7 @@ function showInstances(instances) {
   $("instances").replaceChildren(cards);
 }
 
-// The heap of the last hour, a point a minute, the newest to the right.
+// The heap of the last hour: one point per minute, the newest to the right.
 function line(recent, known) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 59 100");
@@ -280,7 +280,7 @@ async function overview() {
   } catch { /* the statistics tell of failures */ }
 }
 
-// ---- what it does ----
+// ---- actions ----
 
 async function change(path, body, done) {
   try {
@@ -317,7 +317,7 @@ $("sign-in-form").addEventListener("submit", (event) => {
   start();
 });
 $("sign-out").addEventListener("click", () => {
-  // The figures go with the token, out of the page's memory as well.
+  // The figures are removed together with the token, also from the page's memory.
   keepToken(null);
   location.reload();
 });
@@ -330,7 +330,7 @@ addEventListener("resize", () => {
   }, 250);
 });
 addEventListener("unauthorized", () => {
-  // Of several requests the first one says why.
+  // Of several requests, the first one gives the reason.
   if ($("sign-in").hidden) askForToken(signedIn() ? "This token is not accepted." : "");
 });
 addEventListener("online", lookNow);

@@ -1,13 +1,13 @@
-// A key or a tag that is looked up: #key=…, #tag=…, or #name=… for both, so that what is open can be linked to and left
-// by the browser's way back.
+// Looks up a key or a tag. The address contains it as #key=…, #tag=…, or #name=… for both, so that links and the browser's
+// back button work.
 import { request } from "./request.js";
 import { $, bytes, duration, element, facts, link, number, table, text } from "./parts.js";
 
-let open = null; // the tag whose keys are listed: its query, the keys so far and the next cursor
+let open = null; // The tag with its keys listed: its query, the keys so far and the next cursor.
 
 const seconds = (ms) => duration(ms == null ? null : ms / 1000);
 
-// What an answer of 404 is not: an error.
+// A response of 404 is not an error.
 async function ask(path) {
   try {
     return await (await request(path)).json();
@@ -46,13 +46,13 @@ function showTag(tag) {
     ["Invalidations", number(tag.invalidations)],
     ["Last invalidated", tag.lastInvalidated ? new Date(tag.lastInvalidated).toLocaleString() : "never"],
   ]);
-  // A form takes text: not what stands for bytes that are none.
+  // A form takes only text, so placeholders for bytes that are not text do not work in it.
   $("tag-drop").hidden = decode(tag.tag.query) !== tag.tag.text;
   open = { query: tag.tag.query, keys: new Map(), cursor: null };
   showKeys(tag);
 }
 
-// A scan may return a key twice, and a page of it may be empty.
+// A scan may return a key twice, and a page of a scan may be empty.
 function showKeys(page) {
   for (const key of page.keys) open.keys.set(key.query, key.text);
   open.cursor = page.cursor;
@@ -79,7 +79,7 @@ async function more() {
 
 let asked = 0;
 
-// Opens what the address names.
+// Opens the key or tag in the address.
 export async function look() {
   const [, kind, query] = location.hash.match(/^#(key|tag|name)=(.+)$/) ?? [];
   const mine = ++asked;
@@ -94,13 +94,13 @@ export async function look() {
       kind === "key" ? null : ask(`tag?tag=${query}`),
     ]);
     if (mine !== asked) return;
-    // First, so that it is known what of it scrolls.
+    // This comes first, so that the parts that scroll are known.
     $("found").hidden = !entry && !tag;
     showEntry(entry);
     showTag(tag);
     const what = { key: "entry of this key", tag: "tag of this name", name: "entry or tag of this name" }[kind];
     text("find-result", entry || tag ? `As of ${new Date().toLocaleTimeString()}` : `There is no ${what}.`);
-    // A reader who followed a link continues here; one who typed keeps the focus in the field.
+    // After a link, the focus moves here. After typing, it stays in the field.
     if (document.activeElement !== $("find") && (entry || tag)) {
       $(entry ? "entry-title" : "tag-title").focus({ preventScroll: true });
       $("look-up").scrollIntoView({ block: "start" });
@@ -110,7 +110,7 @@ export async function look() {
   }
 }
 
-// Names that the page shows anyway are offered while one is typed.
+// The names on the page are suggestions in the field.
 export function offer(names) {
   const known = [...new Set(names)].filter((name) => name.length <= 200);
   $("known").replaceChildren(...known.map((name) => Object.assign(document.createElement("option"), { value: name })));

@@ -1,4 +1,4 @@
-// What the page is made of: elements, numbers as text, tables.
+// Parts of the page: elements, numbers as text, tables.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -40,7 +40,7 @@ export function badge(element, label, kind) {
   element.className = `badge ${kind}`;
 }
 
-// Terms and what they are, as a list of rows.
+// Terms and their values, as a list of rows.
 export function facts(place, pairs) {
   place.replaceChildren(...pairs.map(([term, value]) => {
     const row = element("div", element("dt", term));
@@ -49,20 +49,20 @@ export function facts(place, pairs) {
   }));
 }
 
-// Of its own direction, whatever is written in it.
+// Its direction of writing follows its own text.
 export const bdi = (content, kind) => element("bdi", content, kind);
 
-// A key or a tag as a link that opens it.
+// A key or a tag, as a link that opens it.
 export function link(kind, query, name) {
   const result = element("a", bdi(name));
   result.href = `#${kind}=${query}`;
   return result;
 }
 
-// What each table shows: one that has not changed is not touched, so that a selection or a scrolled place stays.
+// The content of each table. A table without changes is not replaced, so that selections and scroll positions stay.
 const shown = new Map();
 
-// Columns: title, text of a row, a class for the cell or, as a function, for a badge in it, and what the text links to.
+// Columns: a title, the text of a row, a class for the cell (or a function: the class of a badge in it), and the link's target.
 export function table(id, rows, empty, columns) {
   const place = $(id);
   const cells = rows?.map((row) => columns.map(([title, value, kind, target]) => {
@@ -98,7 +98,7 @@ export function table(id, rows, empty, columns) {
   place.querySelectorAll(".key-name bdi").forEach(reachable);
 }
 
-// What scrolls can be reached by keyboard, and what does not is no stop on the way.
+// Parts that scroll can be reached by keyboard. Other parts are skipped.
 export function reachable(place) {
   if (place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight) place.tabIndex = 0;
   else place.removeAttribute("tabindex");

@@ -1,9 +1,9 @@
 // Requests to the endpoint, with the token of this tab.
-const TIMEOUT_MS = 15_000; // for any answer but the stream
+const TIMEOUT_MS = 15_000; // For every response but the stream.
 const TOKEN = "tagcache-token";
 const API = new URL("../api/admin/", import.meta.url);
 
-// A session's own storage: the token is gone with the tab.
+// The storage of a session, so that the token ends with the tab.
 let token = sessionStorage.getItem(TOKEN);
 
 export const signedIn = () => token != null;
@@ -17,7 +17,7 @@ export class HttpError extends Error {
   constructor(status, detail, retryAfter = 0) { super(detail); this.status = status; this.retryAfter = retryAfter; }
 }
 
-// For each request alike, a missing or wrong token is the page's business: it receives "unauthorized".
+// If a token is missing or wrong, each request sends the page the event "unauthorized".
 export async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
