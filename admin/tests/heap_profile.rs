@@ -85,7 +85,7 @@ fn unzipped(body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_profile_is_in_pprofs_format_and_names_the_program() {
+fn heap_profile_is_in_pprof_format_and_names_the_program() {
     let server = Server::start();
     let program = Program::start(&server, "prof:true,prof_active:true,lg_prof_sample:10");
     let (status, kind, body) = program.profile();
@@ -113,7 +113,7 @@ fn a_profile_is_in_pprofs_format_and_names_the_program() {
 }
 
 #[test]
-fn without_profiling_the_answer_says_how_to_have_it() {
+fn heap_profile_without_profiling_reports_how_to_enable_it() {
     let server = Server::start();
     for off in ["", "prof:true,prof_active:false"] {
         let program = Program::start(&server, off);

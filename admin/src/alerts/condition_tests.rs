@@ -13,7 +13,7 @@ fn mistake(text: &str) -> (usize, String) {
 }
 
 #[test]
-fn the_guides_conditions_hold_above_their_thresholds() {
+fn condition_holds_only_above_its_threshold() {
     let text = "memory.heapPercent > 85";
     assert_eq!(holds(text, &heap(85.0)), Some(false));
     assert_eq!(holds(text, &heap(85.1)), Some(true));
@@ -21,7 +21,7 @@ fn the_guides_conditions_hold_above_their_thresholds() {
 }
 
 #[test]
-fn and_binds_tighter_than_or_and_parentheses_tighter_than_both() {
+fn precedence_is_parentheses_then_and_then_or() {
     let at = heap(50.0);
     let yes = "memory.heapPercent > 40";
     let no = "memory.heapPercent > 60";
@@ -34,7 +34,7 @@ fn and_binds_tighter_than_or_and_parentheses_tighter_than_both() {
 }
 
 #[test]
-fn what_is_unknown_decides_nothing() {
+fn unknown_metrics_leave_a_condition_undecided() {
     let at = heap(50.0);
     let (yes, no, unknown) = (
         "memory.heapPercent>40",
@@ -48,7 +48,7 @@ fn what_is_unknown_decides_nothing() {
 }
 
 #[test]
-fn a_slack_moves_thresholds_towards_holding() {
+fn hysteresis_moves_thresholds_towards_holding() {
     let holds = |text: &str, percent| Condition::parse(text).unwrap().holds(&heap(percent), 5.0);
     assert_eq!(holds("memory.heapPercent > 85", 80.1), Some(true));
     assert_eq!(holds("memory.heapPercent > 85", 80.0), Some(false));
@@ -57,7 +57,7 @@ fn a_slack_moves_thresholds_towards_holding() {
 }
 
 #[test]
-fn hysteresis_moves_no_state() {
+fn hysteresis_does_not_apply_to_states() {
     let mut leaks = heap(50.0);
     let text = "memory.leakSuspected > 0 or memory.heapPercent > 85";
     let condition = Condition::parse(text).unwrap();
@@ -67,7 +67,7 @@ fn hysteresis_moves_no_state() {
 }
 
 #[test]
-fn a_hysteresis_that_makes_no_sense_is_refused() {
+fn hysteresis_that_cannot_work_is_refused() {
     let refused = |text: &str, slack| Condition::parse(text).unwrap().refuses_hysteresis(slack);
     let right = [
         ("memory.heapPercent > 85", 5.0),
@@ -100,14 +100,14 @@ fn a_hysteresis_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_long_condition_is_read_in_one_go() {
+fn long_condition_is_parsed_in_linear_time() {
     // A parser with quadratic cost would take minutes.
     let text = vec!["memory.heapPercent > 40"; 200_000].join(" and ");
     assert_eq!(holds(&text, &heap(50.0)), Some(true));
 }
 
 #[test]
-fn numbers_may_carry_the_metrics_units() {
+fn thresholds_accept_the_units_of_their_metric() {
     let value = |text: &str| match Condition::parse(text).unwrap() {
         Condition::Compare(comparison) => comparison.value,
         other => panic!("{other:?}"),
@@ -127,7 +127,7 @@ fn numbers_may_carry_the_metrics_units() {
 }
 
 #[test]
-fn mistakes_say_where_they_are() {
+fn parse_errors_report_the_offset() {
     let cases = [
         ("", 0, "found the end"),
         (
@@ -167,7 +167,7 @@ fn mistakes_say_where_they_are() {
 }
 
 #[test]
-fn prometheus_sees_base_units() {
+fn promql_uses_base_units() {
     let promql = |text: &str| Condition::parse(text).unwrap().to_promql();
     assert_eq!(
         promql("memory.heapPercent > 70"),
@@ -185,7 +185,7 @@ fn prometheus_sees_base_units() {
 
 proptest! {
     #[test]
-    fn any_text_is_parsed_or_refused_with_a_place_inside_it(
+    fn any_text_is_parsed_or_refused_with_an_offset_inside_it(
         text in "([a-zA-Z.]{0,8}|memory.heapPercent|[<>=!()]{1,2}|[0-9.%]{1,4}| |and|or|é){0,12}",
     ) {
         if let Err(mistake) = Condition::parse(&text) {
@@ -195,7 +195,7 @@ proptest! {
 }
 
 #[test]
-fn damaged_conditions_are_refused_at_a_place_or_judge_every_state() {
+fn fuzzed_conditions_are_refused_or_can_be_evaluated() {
     let corpus = [
         "memory.heapPercent > 85",
         "memory.heapPercent > 85 and (cache.hitRate < 70 or cache.redis.connected == 0)",

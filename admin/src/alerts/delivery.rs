@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
+    fn retry_delay_doubles_up_to_the_maximum() {
         let retries = Retries::default();
         let pauses: Vec<u64> = (1..=8).map(|n| retries.pause_after(n).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);

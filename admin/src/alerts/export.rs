@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guides_rules_become_prometheus_rules() {
+    fn rules_of_the_guide_are_exported_to_prometheus() {
         let mut guide = include_str!("guide.yaml").to_owned();
         guide.push_str("    for: 5m\n");
         let text = Config::from_yaml(&guide).unwrap().to_prometheus();

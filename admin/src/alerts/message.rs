@@ -87,7 +87,7 @@ mod tests {
     use super::shown;
 
     #[test]
-    fn states_are_words_and_bytes_have_a_unit() {
+    fn values_are_shown_as_words_or_with_units() {
         assert_eq!(shown("cache.redis.connected", 0.0), "false");
         assert_eq!(shown("memory.leakSuspected", 1.0), "true");
         assert_eq!(shown("memory.status", 2.0), "critical");

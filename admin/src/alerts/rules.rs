@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_rules_are_read_as_they_are() {
+    fn rules_of_the_guide_are_parsed() {
         let config = Config::from_yaml(include_str!("guide.yaml")).unwrap();
         assert_eq!(
             config.rule_names(),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn documented_rules_are_right() {
+    fn rules_in_the_documentation_are_valid() {
         let module: String = include_str!("mod.rs")
             .lines()
             .filter_map(|line| line.strip_prefix("//!"))
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_may_say_more() {
+    fn optional_fields_of_a_rule_are_parsed() {
         let config = Config::from_yaml(
             "alerts:\n  - name: x\n    condition: memory.rss > 1GB\n    severity: info\n    for: 5m\n    hysteresis: 2.5\n    cooldown: 90s\n    resolve: false\n",
         )
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_line_and_column() {
+    fn problems_are_reported_with_line_and_column() {
         let rule = |condition: &str, more: &str| {
             format!(
                 "alerts:\n  - name: x\n    condition: {condition}\n    severity: warning\n{more}"
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once() {
+    fn all_problems_are_reported_together() {
         let text = "alerts:\n  - {name: a, condition: rss > 1, severity: info}\n  - {name: b, condition: memory.rss, severity: info}\n  - {name: c, condition: memory.rss > 1, severity: info, hysteresis: -1}\n";
         let found = problems(text);
         assert_eq!(found.len(), 3, "{found:?}");
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_a_later_line_of_a_condition_is_told_there() {
+    fn problem_in_a_multiline_condition_names_its_line() {
         let rule = |condition: &str| {
             format!("alerts:\n  - name: x\n    condition: {condition}\n    severity: info\n")
         };
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_short_line() {
+    fn rule_name_must_be_one_short_line() {
         let rule = |name: &str| {
             format!("alerts: [{{name: \"{name}\", condition: memory.rss > 1, severity: info}}]")
         };
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_named_once() {
+    fn duplicate_channel_in_a_rule_is_refused() {
         let text =
             "alerts: [{name: a, condition: memory.rss > 1, severity: info, channels: [log, log]}]";
         assert_eq!(
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn hysteresis_fits_the_condition() {
+    fn hysteresis_that_does_not_fit_the_condition_is_refused() {
         let text =
             "alerts: [{name: a, condition: memory.heapPercent > 3, severity: info, hysteresis: 5}]";
         let found = problems(text);
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parsers_words_are_for_the_rules_author() {
+    fn yaml_errors_use_the_terms_of_the_rules_file() {
         let twice = problems("alerts:\n  - name: x\n    name: y\n");
         assert_eq!(twice, ["line 3, column 5: duplicate mapping key: name"]);
         let missing = problems("channels: {}\n");
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_files_are_refused_soon() {
+    fn hostile_files_are_refused_quickly() {
         // "Billion laughs", nesting, and more than a file of rules contains.
         let mut laughs = "channels: {}\nalerts:\n  - &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (name, before) in "bcdefghijk".chars().zip("abcdefghij".chars()) {
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_other_editors_are_read() {
+    fn byte_order_mark_and_crlf_are_accepted() {
         let rule = "alerts:\n  - name: x\n    condition: memory.rss > 1\n    severity: info\n";
         for text in [format!("\u{feff}{rule}"), rule.replace('\n', "\r\n")] {
             assert_eq!(Config::from_yaml(&text).unwrap().rule_names(), ["x"]);
@@ -523,14 +523,14 @@ mod tests {
     }
 
     #[test]
-    fn broken_yaml_is_told_with_its_place() {
+    fn yaml_syntax_error_is_reported_with_its_line() {
         let found = problems("alerts:\n  - name: [x\n");
         assert!(found[0].starts_with("line "), "{found:?}");
         assert!(!problems("")[0].is_empty());
     }
 
     #[test]
-    fn damaged_rules_are_refused_at_a_place_within_the_file() {
+    fn fuzzed_rules_are_parsed_or_refused_with_a_line_of_the_file() {
         let full = "channels:\n  log: stderr\n  ops: {webhook: 'http://127.0.0.1:9/x'}\nalerts:\n  - name: a\n    condition: memory.heapPercent > 85\n    severity: warning\n    for: 5m\n    repeat: 1h\n    resolve: false\n    channels: [log, ops]\n";
         let corpus = [include_str!("guide.yaml"), full, "alerts: []"];
         let corpus = corpus.map(|text| text.as_bytes().to_vec());

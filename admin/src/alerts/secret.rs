@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_comes_from_environment_or_file_and_is_not_shown() {
+    fn secret_is_read_from_environment_or_file_and_never_printed() {
         let env = |name: &str| (name == "KEY").then(|| "s3cr3t\n".to_owned());
         let secret = Place::Env("KEY".into()).read(&env).unwrap();
         assert_eq!(secret.expose(), "s3cr3t");

@@ -124,7 +124,7 @@ mod tests {
     const NO: Option<bool> = Some(false);
 
     #[test]
-    fn it_fires_once_and_resolves_once() {
+    fn alarm_fires_once_and_resolves_once() {
         let seen = run(
             timing(0, 0),
             &[(0, NO), (1, YES), (2, YES), (3, NO), (4, NO), (5, YES)],
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_must_hold_without_a_break() {
+    fn alarm_fires_only_after_holding_without_interruption() {
         let seen = run(
             timing(10, 0),
             &[(0, YES), (9, YES), (9, NO), (10, YES), (19, YES), (20, YES)],
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flapping_condition_is_told_again_only_after_the_cool_down() {
+    fn flapping_condition_fires_again_only_after_the_cooldown() {
         let steps = [
             (0, YES),
             (1, NO),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_still_fires_is_told_again() {
+    fn firing_alarm_is_repeated_at_its_interval() {
         let timing = Timing {
             repeat: Duration::from_secs(10),
             ..timing(0, 0)
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_neither_raises_nor_ends_an_alarm() {
+    fn unknown_state_neither_fires_nor_resolves_an_alarm() {
         assert!(run(timing(0, 0), &[(0, None), (1, None)]).is_empty());
         let seen = run(
             timing(0, 0),

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_shows_the_last_sample_and_says_what_it_shows() {
+    fn chart_ends_at_the_last_sample_and_has_a_title() {
         let chart = of("memory", &history(1001), Duration::MAX).unwrap();
         let points = &chart.series[0].points;
         assert!(points.len() <= POINTS, "{}", points.len());
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_ends_at_the_last_sample_and_its_values_are_in_the_drawing() {
+    fn chart_of_a_range_contains_its_values_as_metadata() {
         // Samples each 10 s: 91 of them in a quarter of an hour.
         let chart = of("memory", &history(1001), Past::QuarterHour.duration()).unwrap();
         let points = &chart.series[0].points;
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_those_of_the_minute_before() {
+    fn rates_cover_the_previous_minute() {
         let sample = |i: u64| {
             let mut sample = Sample::default();
             sample.since_start = Duration::from_secs(i * 20);

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_caller_of_many_addresses_is_one_caller() {
+    fn addresses_of_one_network_share_a_rate_limit() {
         let limit = Limit::new(NonZeroU32::MIN);
         let from = |address: &str| limit.address(Some(address.parse().unwrap())).is_ok();
         let tries: Vec<bool> = (0..20).map(|i| from(&format!("2001:db8::{i:x}"))).collect();
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_share_a_token_do_not_share_a_limit() {
+    fn callers_with_the_same_token_have_separate_limits() {
         let limit = Limit::new(NonZeroU32::MIN);
         let from = |address: &str| limit.caller("token 0", address.parse().ok()).is_ok();
         assert!(from("192.0.2.1"));

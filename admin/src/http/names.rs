@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_goes_through_a_query_byte_by_byte() {
+    fn names_of_any_bytes_survive_the_query_string() {
         for name in [&b"user:7"[..], b"a&b=c+d %", b"\xff\x00", "ü".as_bytes()] {
             let query = named(name)["query"].as_str().unwrap().to_owned();
             let whole = format!("cursor=7&tag={query}");

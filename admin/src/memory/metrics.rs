@@ -153,7 +153,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn names_are_unique_and_prometheus_names_say_their_unit() {
+    fn names_are_unique_and_prometheus_names_end_with_the_unit() {
         let names: HashSet<_> = METRICS.iter().map(|m| m.name).collect();
         let prometheus: HashSet<_> = METRICS.iter().map(|m| m.prometheus).collect();
         assert_eq!(

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn own_reads_do_not_count_even_after_the_counter_started_again() {
+    fn own_reads_are_not_counted_even_after_a_counter_reset() {
         let own = Own::default();
         assert_eq!(own.without(10), 10);
         own.hits.fetch_add(4, Ordering::Relaxed);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_unreachable_and_its_password_not_shown() {
+    fn missing_server_is_unreachable_and_its_password_not_shown() {
         let server = Server::open("redis://:secret@127.0.0.1:1/").unwrap();
         let ServerReading::Unreachable(why) = server.state() else {
             panic!("nothing listens on port 1");

@@ -17,7 +17,7 @@ fn is_problem(answer: &Answer, status: u16) {
 }
 
 #[test]
-fn no_answer_is_kept_framed_or_guessed_at() {
+fn every_response_has_the_security_headers() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let authorization = format!("Bearer {TOKEN}");
     for (method, path) in [
@@ -56,7 +56,7 @@ fn no_answer_is_kept_framed_or_guessed_at() {
 }
 
 #[test]
-fn what_is_wrong_with_a_request_is_a_problem() {
+fn invalid_requests_get_a_problem_document() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let authorization = format!("Bearer {TOKEN}");
     let token = ("authorization", authorization.as_str());
@@ -104,7 +104,7 @@ fn what_is_wrong_with_a_request_is_a_problem() {
 }
 
 #[test]
-fn many_tags_are_one_call_and_head_answers_as_get_does() {
+fn one_request_invalidates_many_tags_and_head_matches_get() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let tags: Vec<String> = (0..10_000).map(|i| format!("tag:{i}")).collect();
     let body = serde_json::json!({ "tags": tags }).to_string();

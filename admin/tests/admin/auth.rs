@@ -28,7 +28,7 @@ fn is_problem(answer: &Answer, status: u16) {
 }
 
 #[test]
-fn without_the_token_nothing_is_told_and_nothing_is_done() {
+fn requests_without_a_valid_token_are_refused() {
     let endpoint = Endpoint::start(builder(Guide).build());
     for (method, path) in GUARDED {
         for headers in [
@@ -58,7 +58,7 @@ fn without_the_token_nothing_is_told_and_nothing_is_done() {
 }
 
 #[test]
-fn a_reader_may_look_and_nothing_else() {
+fn reader_token_can_read_but_not_write() {
     let endpoint = Endpoint::start(builder(Guide).build());
     assert_eq!(endpoint.get_as(READER, STATS).status, 200);
     assert_eq!(endpoint.get_as(READER, "/metrics").status, 200);
@@ -70,7 +70,7 @@ fn a_reader_may_look_and_nothing_else() {
 }
 
 #[test]
-fn a_page_of_another_site_cannot_change_anything() {
+fn posts_from_other_origins_are_refused() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let authorization = format!("Bearer {TOKEN}");
     let post = |site: &str| {
@@ -87,7 +87,7 @@ fn a_page_of_another_site_cannot_change_anything() {
 }
 
 #[test]
-fn where_browsers_add_the_credentials_the_origin_must_be_this_one() {
+fn ambient_credentials_require_the_same_origin() {
     // As with a session's cookie: every request that the browser sends is authenticated as this user.
     let auth = Auth::predicate(|_| {
         Ok(Caller {
@@ -115,7 +115,7 @@ fn where_browsers_add_the_credentials_the_origin_must_be_this_one() {
 }
 
 #[test]
-fn an_address_is_what_the_application_says_it_is() {
+fn client_address_is_taken_from_the_application() {
     let admin = builder(Guide)
         .requests_per_minute(NonZeroU32::MIN)
         .client_address(|request| {
@@ -158,7 +158,7 @@ fn an_address_is_what_the_application_says_it_is() {
 }
 
 #[test]
-fn a_header_does_not_make_another_caller() {
+fn forwarding_headers_do_not_change_the_caller() {
     let admin = builder(Guide).requests_per_minute(NonZeroU32::MIN).build();
     let endpoint = Endpoint::start(admin);
     let statuses: Vec<u16> = (0..20)
@@ -197,7 +197,7 @@ fn page_and_health_need_no_token() {
 }
 
 #[test]
-fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
+fn rate_limited_caller_gets_a_retry_after_header() {
     let admin = builder(Guide)
         .requests_per_minute(NonZeroU32::new(3).unwrap())
         .build();
@@ -225,7 +225,7 @@ fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[test]
-fn the_application_may_decide_by_itself() {
+fn authorisation_can_be_decided_by_the_application() {
     let auth = Auth::predicate(|request| {
         match request
             .headers
@@ -301,7 +301,7 @@ fn without_authorisation_only_loopback_is_served() {
 }
 
 #[test]
-fn without_authorisation_a_request_of_another_machine_is_refused() {
+fn without_authorisation_remote_requests_are_refused() {
     // An application may mount the router on any address, and a caller may send any `Host`.
     let builder = || Admin::builder(monitor(Guide), Auth::insecure_on_loopback());
     let status = |router: axum::Router, headers: &[(&str, &str)]| {
@@ -354,7 +354,7 @@ fn without_authorisation_a_request_of_another_machine_is_refused() {
 }
 
 #[test]
-fn a_token_that_could_be_guessed_is_refused() {
+fn weak_or_unsendable_token_is_refused() {
     assert!(
         Auth::bearer("short")
             .unwrap_err()

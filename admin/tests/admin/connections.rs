@@ -32,7 +32,7 @@ fn status(reader: &mut BufReader<TcpStream>) -> String {
 }
 
 #[test]
-fn who_does_not_finish_a_request_is_sent_away() {
+fn unfinished_request_times_out() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let mut slow = connect(endpoint.address, "GET /healthz HTTP/1.1\r\nHost: h");
     let mut answer = Vec::new();
@@ -53,7 +53,7 @@ fn who_does_not_finish_a_request_is_sent_away() {
 }
 
 #[test]
-fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
+fn streams_are_limited_and_a_stuck_reader_blocks_no_other() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let mut streams: Vec<_> = (0..32)
         .map(|_| connect(endpoint.address, &stream_request()))
@@ -80,7 +80,7 @@ fn streams_are_bounded_and_a_reader_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn more_connections_than_the_cap_wait_for_one_to_end() {
+fn connection_above_the_cap_waits_until_another_ends() {
     // Both ends of each connection are descriptors of this process.
     let raised = std::process::Command::new("prlimit")
         .args(["--pid", &std::process::id().to_string(), "--nofile=4096:"])
@@ -114,7 +114,7 @@ fn more_connections_than_the_cap_wait_for_one_to_end() {
 }
 
 #[test]
-fn the_end_waits_for_answers_and_not_for_streams() {
+fn shutdown_ends_streams_and_does_not_wait_for_idle_clients() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let admin = builder(Guide).build();
@@ -147,7 +147,7 @@ fn the_end_waits_for_answers_and_not_for_streams() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_asked_once_for_all_who_ask() {
+fn concurrent_requests_share_one_read_of_a_hanging_server() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let accepted = Arc::new(AtomicUsize::new(0));

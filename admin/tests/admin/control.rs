@@ -83,7 +83,7 @@ fn get(server: &Server, command: &str, key: &str) -> Option<String> {
 }
 
 #[test]
-fn invalidating_drops_what_carries_a_tag_in_both_tiers() {
+fn invalidation_drops_tagged_entries_in_both_tiers() {
     let Setup {
         server,
         local,
@@ -103,7 +103,7 @@ fn invalidating_drops_what_carries_a_tag_in_both_tiers() {
 }
 
 #[test]
-fn clearing_drops_every_entry_and_nothing_else() {
+fn clear_drops_all_entries_and_no_other_keys() {
     let Setup {
         server,
         local,
@@ -127,7 +127,7 @@ fn clearing_drops_every_entry_and_nothing_else() {
 }
 
 #[test]
-fn softly_invalidated_entries_are_stale_and_not_gone() {
+fn softly_invalidated_entries_become_stale() {
     let Setup {
         server, endpoint, ..
     } = setup();
@@ -154,7 +154,7 @@ fn softly_invalidated_entries_are_stale_and_not_gone() {
 }
 
 #[test]
-fn the_overview_knows_of_a_change_at_once() {
+fn overview_shows_an_invalidation_immediately() {
     let Setup {
         server: _server,
         endpoint,
@@ -176,7 +176,7 @@ fn the_overview_knows_of_a_change_at_once() {
 }
 
 #[test]
-fn requests_that_make_no_sense_change_nothing() {
+fn invalid_requests_change_nothing() {
     let Setup {
         server,
         endpoint,
@@ -202,7 +202,7 @@ fn requests_that_make_no_sense_change_nothing() {
 }
 
 #[test]
-fn a_server_that_is_away_is_told_and_the_local_tier_kept() {
+fn clear_without_a_server_fails_and_keeps_the_local_tier() {
     let Setup {
         mut server,
         endpoint,
@@ -221,7 +221,7 @@ fn a_server_that_is_away_is_told_and_the_local_tier_kept() {
 
 #[test]
 #[cfg(not(feature = "jemalloc"))]
-fn a_build_without_heap_profiles_says_what_it_lacks() {
+fn heap_profile_without_jemalloc_is_not_implemented() {
     let Setup { endpoint, .. } = setup();
     let answer = endpoint.post("/api/admin/heap-profile", "");
     assert_eq!(

@@ -17,7 +17,7 @@ impl Source for Full {
 }
 
 #[test]
-fn all_instances_show_and_which_is_unwell() {
+fn overview_lists_all_instances_with_their_status() {
     let server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let (well, full) = (monitor(Guide), monitor(Full));
@@ -47,7 +47,7 @@ fn all_instances_show_and_which_is_unwell() {
 }
 
 #[test]
-fn an_instance_publishes_again_after_the_server_came_back() {
+fn instance_publishes_again_after_a_server_restart() {
     let mut server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let monitor = monitor(Guide);
@@ -60,7 +60,7 @@ fn an_instance_publishes_again_after_the_server_came_back() {
 }
 
 #[test]
-fn what_others_have_written_there_is_shown_or_left_out_and_breaks_nothing() {
+fn malformed_instance_entries_do_not_break_the_list() {
     let server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let hostile = "<img src=x onerror=alert(1)>\"\n\u{202e}\u{0}";
@@ -120,7 +120,7 @@ fn what_others_have_written_there_is_shown_or_left_out_and_breaks_nothing() {
 }
 
 #[test]
-fn what_the_fleet_publishes_is_not_what_the_application_caches() {
+fn instance_entries_are_not_counted_as_application_entries() {
     let server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let mut connection = server.connection();

@@ -38,7 +38,7 @@ fn requests() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn damaged_requests_are_answered_or_closed_and_the_endpoint_goes_on() {
+fn fuzzed_requests_do_not_stop_the_endpoint() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let mut answered = 0;
     fuzz("HTTP requests", 800, &requests(), |request| {

@@ -9,7 +9,7 @@ use tagcache_tests::Server;
 use crate::endpoint::{Endpoint, Guide, Local, Unknown, builder};
 
 #[test]
-fn figures_are_in_base_units_and_unknown_ones_left_out() {
+fn metrics_are_in_base_units_and_unknown_ones_left_out() {
     let endpoint = Endpoint::start(builder(Guide).local(Arc::new(Local)).build());
     let text = endpoint.get("/metrics").text;
     let line = |line: &str| assert!(text.contains(&format!("\n{line}\n")), "{line} in\n{text}");
@@ -28,7 +28,7 @@ fn figures_are_in_base_units_and_unknown_ones_left_out() {
 }
 
 #[test]
-fn prometheus_accepts_the_text() {
+fn prometheus_accepts_the_metrics() {
     let server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let rules = r#"alerts: [{name: 'odd "name" \', condition: memory.rss > 1, severity: info, channels: [log]}]"#;

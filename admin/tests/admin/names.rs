@@ -25,7 +25,7 @@ fn set(server: &Server, key: &[u8], tags: &[&[u8]]) {
 }
 
 #[test]
-fn an_entry_shows_what_inspect_says_without_a_hit() {
+fn entry_request_shows_the_entry_without_counting_a_hit() {
     let server = Server::start();
     set(&server, b"page:/a b&c", &[b"tenant:7", b"\xff"]);
     let endpoint = endpoint(server.port());
@@ -65,7 +65,7 @@ fn an_entry_shows_what_inspect_says_without_a_hit() {
 }
 
 #[test]
-fn a_tag_opens_its_keys_page_by_page_whatever_their_bytes() {
+fn tag_request_pages_through_keys_of_any_bytes() {
     let server = Server::start();
     for i in 0..180_u8 {
         set(&server, &[b'k', i], &[b"many"]);
@@ -95,7 +95,7 @@ fn a_tag_opens_its_keys_page_by_page_whatever_their_bytes() {
 }
 
 #[test]
-fn a_tag_shows_when_it_was_invalidated_last() {
+fn tag_request_shows_the_last_invalidation() {
     let server = Server::start();
     set(&server, b"a", &[b"red"]);
     let endpoint = endpoint(server.port());
@@ -116,7 +116,7 @@ fn a_tag_shows_when_it_was_invalidated_last() {
 }
 
 #[test]
-fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
+fn failed_lookups_report_the_reason() {
     let server = Server::start();
     redis::cmd("SET")
         .arg("text")
@@ -163,7 +163,7 @@ fn what_is_not_there_or_refused_is_a_problem_in_the_servers_words() {
 }
 
 #[test]
-fn look_ups_in_a_server_that_hangs_wait_for_each_other_and_not_for_ever() {
+fn lookups_in_a_hanging_server_fail_after_a_timeout() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     // Reads requests and never replies.

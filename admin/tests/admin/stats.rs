@@ -24,7 +24,7 @@ pub(crate) fn check(stats: &Value) {
 }
 
 #[test]
-fn the_answer_has_the_guides_shape() {
+fn memory_stats_have_the_format_of_the_guide() {
     let endpoint = Endpoint::start(builder(Guide).local(Arc::new(Local)).build());
     let answer = endpoint.get("/api/admin/memory-stats");
     assert_eq!(
@@ -74,7 +74,7 @@ fn the_answer_has_the_guides_shape() {
 }
 
 #[test]
-fn the_schema_refuses_what_is_not_of_this_shape() {
+fn schema_refuses_missing_unknown_and_invalid_fields() {
     let endpoint = Endpoint::start(builder(Guide).local(Arc::new(Local)).build());
     let right = endpoint.get("/api/admin/memory-stats").json();
     let schema = schema();
@@ -143,7 +143,7 @@ fn the_schema_refuses_what_is_not_of_this_shape() {
 }
 
 #[test]
-fn a_tier_that_only_the_endpoint_knows_is_counted_as_it_is_listed() {
+fn local_tier_known_only_to_the_endpoint_is_counted() {
     let endpoint = Endpoint::start(builder(Unknown).local(Arc::new(Local)).build());
     let stats = endpoint.get("/api/admin/memory-stats").json();
     check(&stats);
@@ -152,7 +152,7 @@ fn a_tier_that_only_the_endpoint_knows_is_counted_as_it_is_listed() {
 }
 
 #[test]
-fn what_cannot_be_known_is_null() {
+fn unknown_figures_are_null() {
     let endpoint = Endpoint::start(builder(Unknown).build());
     let stats = endpoint.get("/api/admin/memory-stats").json();
     check(&stats);
@@ -163,7 +163,7 @@ fn what_cannot_be_known_is_null() {
 }
 
 #[test]
-fn a_server_that_comes_and_goes_shows() {
+fn stats_and_alerts_follow_the_state_of_the_server() {
     let mut server = Server::start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let source = ProcessSource::default().server(watched.reader());
@@ -229,7 +229,7 @@ fn a_server_that_comes_and_goes_shows() {
 }
 
 #[test]
-fn a_server_without_the_module_is_connected_and_has_no_cache() {
+fn server_without_the_module_is_connected_without_a_cache() {
     let server = Server::builder().without_module().start();
     let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
     let endpoint =
@@ -241,7 +241,7 @@ fn a_server_without_the_module_is_connected_and_has_no_cache() {
 }
 
 #[test]
-fn every_server_tells_its_figures() {
+fn every_engine_reports_its_figures() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let watched = Watched::open(&format!("redis://127.0.0.1:{}/", server.port())).unwrap();
@@ -277,7 +277,7 @@ fn every_server_tells_its_figures() {
 }
 
 #[test]
-fn charts_are_drawn_from_the_samples_that_are_kept() {
+fn charts_are_drawn_from_the_stored_samples() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let chart = || endpoint.get("/api/admin/charts/memory?width=300&height=100");
     wait_until("there are samples", DEADLINE, || chart().status == 200);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::endpoint::{Endpoint, Guide, TOKEN, builder};
 
 #[test]
-fn every_sample_is_an_event() {
+fn stream_sends_one_event_per_sample() {
     let endpoint = Endpoint::start(builder(Guide).build());
     let mut stream = TcpStream::connect(endpoint.address).unwrap();
     stream

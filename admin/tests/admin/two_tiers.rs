@@ -10,7 +10,7 @@ use tagcache_tests::{DEADLINE, Server, wait_until};
 use crate::endpoint::{Endpoint, Guide, TOKEN, builder};
 
 #[test]
-fn the_two_tier_cache_shows_and_is_emptied_in_both_tiers() {
+fn two_tier_cache_is_listed_and_cleared_in_both_tiers() {
     let server = Server::start();
     let url = format!("redis://127.0.0.1:{}/", server.port());
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -60,7 +60,7 @@ fn the_two_tier_cache_shows_and_is_emptied_in_both_tiers() {
 }
 
 #[test]
-fn what_the_cache_has_done_is_told_and_counted_for_prometheus() {
+fn client_counters_appear_in_stats_and_prometheus_metrics() {
     let server = Server::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cache = runtime.block_on(async {
@@ -118,7 +118,7 @@ fn what_the_cache_has_done_is_told_and_counted_for_prometheus() {
 }
 
 #[test]
-fn a_namespace_is_cleared_alone_and_tags_are_called_as_the_server_calls_them() {
+fn namespaced_cache_uses_server_tag_names_and_clears_only_itself() {
     let server = Server::start();
     let url = format!("redis://127.0.0.1:{}/", server.port());
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -170,7 +170,7 @@ fn a_namespace_is_cleared_alone_and_tags_are_called_as_the_server_calls_them() {
 }
 
 #[test]
-fn in_a_cluster_all_primaries_are_emptied() {
+fn clear_empties_all_primaries_of_a_cluster() {
     let mut nodes: Vec<Server> = (0..2)
         .map(|_| {
             Server::builder()
@@ -250,7 +250,7 @@ fn in_a_cluster_all_primaries_are_emptied() {
 }
 
 #[test]
-fn the_local_cache_alone_has_an_endpoint_too() {
+fn endpoint_works_with_a_local_cache_alone() {
     let cache = LocalCache::new(100);
     cache.set("a", 1, Duration::from_secs(600), ["red"]);
     let cache = Arc::new(cache);
@@ -272,7 +272,7 @@ fn the_local_cache_alone_has_an_endpoint_too() {
 }
 
 #[test]
-fn the_router_works_below_a_prefix() {
+fn router_works_under_a_path_prefix() {
     for (prefix, page, link) in [
         ("/ops/", "/ops/", "assets/dashboard.css"),
         ("/ops", "/ops", "ops/assets/dashboard.css"),

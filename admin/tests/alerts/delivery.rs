@@ -9,7 +9,7 @@ use crate::receiver::Receiver;
 use crate::{alerts, heap, one_rule};
 
 #[test]
-fn a_webhook_gets_the_alarm_and_its_end() {
+fn webhook_receives_alarm_and_resolution() {
     let receiver = Receiver::start(&[200]);
     let channel = format!(
         "{{type: webhook, url: '{}', headers: {{X-Key: {{env: KEY}}}}}}",
@@ -55,7 +55,7 @@ fn a_webhook_gets_the_alarm_and_its_end() {
 }
 
 #[test]
-fn a_receiver_that_is_unwell_is_tried_again() {
+fn delivery_is_retried_after_503_and_429() {
     let receiver = Receiver::start(&[503, 429, 200]);
     let alerts = alerts(
         &one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)),
@@ -72,7 +72,7 @@ fn a_receiver_that_is_unwell_is_tried_again() {
 }
 
 #[test]
-fn a_receiver_that_refuses_is_not_tried_again() {
+fn delivery_is_not_retried_after_404() {
     let receiver = Receiver::start(&[404]);
     let alerts = alerts(
         &one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)),
@@ -90,7 +90,7 @@ fn a_receiver_that_refuses_is_not_tried_again() {
 }
 
 #[test]
-fn a_receiver_that_is_away_is_given_up_and_its_url_not_told() {
+fn delivery_to_an_absent_receiver_fails_without_showing_its_url() {
     // Nothing listens on port 1.
     let env = &[("URL", "http://127.0.0.1:1/services/secret-part")];
     let alerts = alerts(&one_rule("{type: slack, url: {env: URL}}"), env);
@@ -105,7 +105,7 @@ fn a_receiver_that_is_away_is_given_up_and_its_url_not_told() {
 }
 
 #[test]
-fn slack_gets_its_form() {
+fn slack_receives_text_and_attachment() {
     let receiver = Receiver::start(&[200]);
     let url: &'static str = Box::leak(receiver.url.clone().into_boxed_str());
     let env: &'static [(&str, &str)] = Box::leak(Box::new([("URL", url)]));
@@ -127,7 +127,7 @@ fn slack_gets_its_form() {
 }
 
 #[test]
-fn what_slack_takes_for_its_own_is_text() {
+fn slack_markup_in_a_rule_name_is_escaped() {
     let receiver = Receiver::start(&[200]);
     let url: &'static str = Box::leak(receiver.url.clone().into_boxed_str());
     let env: &'static [(&str, &str)] = Box::leak(Box::new([("URL", url)]));
@@ -144,7 +144,7 @@ fn what_slack_takes_for_its_own_is_text() {
 }
 
 #[test]
-fn an_end_that_is_not_to_be_told_is_not() {
+fn resolution_is_not_sent_if_resolve_is_false() {
     let receiver = Receiver::start(&[200]);
     let yaml =
         one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)) + "    resolve: false\n";
@@ -184,7 +184,7 @@ fn pagerduty_opens_and_resolves_one_incident() {
 }
 
 #[test]
-fn a_rule_that_holds_too_short_tells_nobody() {
+fn alarm_shorter_than_its_hold_time_is_not_sent() {
     let receiver = Receiver::start(&[200]);
     let yaml = one_rule(&format!("{{type: webhook, url: '{}'}}", receiver.url)) + "    for: 1h\n";
     let alerts = alerts(&yaml, &[]);
@@ -198,7 +198,7 @@ fn a_rule_that_holds_too_short_tells_nobody() {
 }
 
 #[test]
-fn channels_that_cannot_be_opened_are_told_at_the_start() {
+fn channels_that_cannot_be_opened_are_refused_at_startup() {
     let refused = |yaml: &str| {
         let config = Config::from_yaml(yaml).unwrap();
         Alerts::builder(config)
@@ -235,7 +235,7 @@ fn patient(yaml: &str) -> Alerts {
 }
 
 #[test]
-fn at_the_end_what_waits_is_tried_once_more() {
+fn stop_retries_each_waiting_message_once() {
     let (a, b) = (Receiver::start(&[503, 200]), Receiver::start(&[503]));
     let yaml = format!(
         "channels:\n  a: {{type: webhook, url: '{}'}}\n  b: {{type: webhook, url: '{}'}}\nalerts:\n  - {{name: x, condition: memory.heapPercent > 85, severity: info, channels: [a, b], cooldown: 0s}}\n",
@@ -267,7 +267,7 @@ fn at_the_end_what_waits_is_tried_once_more() {
 }
 
 #[test]
-fn no_more_messages_wait_than_the_queue_holds() {
+fn messages_above_the_queue_limit_are_dropped() {
     // Accepts connections and never responds.
     let stuck = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/", stuck.local_addr().unwrap());
@@ -300,7 +300,7 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn a_receiver_that_talks_nonsense_is_tried_again_and_its_url_not_told() {
+fn invalid_response_is_retried_without_showing_the_url() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

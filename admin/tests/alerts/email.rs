@@ -2,7 +2,7 @@ use crate::smtp::Sink;
 use crate::{alerts, heap, one_rule};
 
 #[test]
-fn an_alarm_and_its_end_arrive_as_mails() {
+fn alarm_and_resolution_are_sent_by_email() {
     let sink = Sink::start(0);
     let channel = format!(
         "{{type: email, host: 127.0.0.1, port: {}, tls: none, username: cache, password: {{env: PASSWORD}}, from: Cache <cache@example.org>, to: [ops@example.org, 'Night shift <night@example.org>']}}",
@@ -33,7 +33,7 @@ fn an_alarm_and_its_end_arrive_as_mails() {
 }
 
 #[test]
-fn a_mail_that_is_refused_for_the_moment_is_tried_again() {
+fn temporarily_refused_mail_is_retried() {
     let sink = Sink::start(2);
     let channel = format!(
         "{{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}",
@@ -49,7 +49,7 @@ fn a_mail_that_is_refused_for_the_moment_is_tried_again() {
 }
 
 #[test]
-fn a_mail_that_is_refused_for_good_is_not_tried_again() {
+fn permanently_refused_mail_is_not_retried() {
     let sink = Sink::refusing(9, "550 no such sender");
     let channel = format!(
         "{{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}",
@@ -72,7 +72,7 @@ fn a_mail_that_is_refused_for_good_is_not_tried_again() {
 }
 
 #[test]
-fn a_server_without_tls_gets_no_mail_that_was_to_be_encrypted() {
+fn mail_that_requires_tls_is_not_sent_without_it() {
     let sink = Sink::start(0);
     let channel = format!(
         "{{type: email, host: 127.0.0.1, port: {}, tls: starttls, from: a@example.org, to: [b@example.org]}}",
@@ -87,7 +87,7 @@ fn a_server_without_tls_gets_no_mail_that_was_to_be_encrypted() {
 }
 
 #[test]
-fn a_subject_of_any_letters_is_one_header() {
+fn non_ascii_subject_is_encoded_as_one_header() {
     let sink = Sink::start(0);
     let yaml = format!(
         "channels:\n  it: {{type: email, host: 127.0.0.1, port: {}, tls: none, from: a@example.org, to: [b@example.org]}}\nalerts:\n  - {{name: 'Speicher über 85 %: {}', condition: memory.heapPercent > 85, severity: info, channels: [it]}}\n",

@@ -96,7 +96,7 @@ fn moments() -> Vec<Snapshot> {
 }
 
 #[test]
-fn prometheus_judges_the_exported_rules_as_this_crate_does() {
+fn exported_rules_fire_in_prometheus_as_in_this_crate() {
     let mut yaml = "alerts:\n".to_owned();
     for (i, condition) in CONDITIONS.iter().enumerate() {
         writeln!(

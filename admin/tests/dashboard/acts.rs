@@ -26,7 +26,7 @@ async fn look_up(browser: &Browser, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_opens_its_keys_and_a_key_its_entry() {
+async fn tag_link_opens_its_keys_and_key_link_its_entry() {
     let server = server();
     read(&server, 250);
     let page = Page::start(61.0, server.port(), token()).await;
@@ -127,7 +127,7 @@ async fn a_tag_opens_its_keys_and_a_key_its_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_is_typed_is_found_as_key_and_as_tag() {
+async fn lookup_finds_a_name_as_key_and_as_tag() {
     let mut server = server();
     let set = |key: &str, tag: &str| {
         redis::cmd("CACHE.SET")
@@ -189,7 +189,7 @@ async fn a_name_that_is_typed_is_found_as_key_and_as_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_the_module_is_said_to_be_one() {
+async fn missing_module_is_reported_on_the_page() {
     let server = tagcache_tests::Server::builder().without_module().start();
     let page = Page::start(61.0, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
@@ -207,7 +207,7 @@ async fn a_server_without_the_module_is_said_to_be_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
+async fn charts_show_the_value_at_the_pointer_or_keyboard_cursor() {
     let server = server();
     let page = Page::start(61.0, server.port(), token()).await;
     read(&server, 250);
@@ -288,7 +288,7 @@ async fn charts_name_the_value_under_pointer_and_keys_and_list_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_stand_side_by_side_with_their_last_hour() {
+async fn instances_are_shown_side_by_side_with_their_last_hour() {
     let server = server();
     for (name, status, heap) in [("web-2", "warning", 88.0), ("web-3", "critical", 97.5)] {
         let recent: Vec<_> = (0..60)

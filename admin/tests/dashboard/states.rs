@@ -64,7 +64,7 @@ pub(crate) fn token() -> Auth {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn healthy_shows_the_guides_figures_and_more() {
+async fn healthy_page_shows_the_figures_of_the_guide() {
     let server = server();
     let page = Page::start(61.0, server.port(), token()).await;
     read(&server, 250);
@@ -109,7 +109,7 @@ async fn healthy_shows_the_guides_figures_and_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn warning_and_critical_arrive_by_themselves() {
+async fn status_changes_appear_without_a_reload() {
     let server = server();
     let page = Page::start(86.5, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Dark).await else {
@@ -146,7 +146,7 @@ async fn warning_and_critical_arrive_by_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_shows_it_all_without_scrolling_sideways() {
+async fn page_fits_a_phone_without_horizontal_scrolling() {
     let server = server();
     let page = Page::start(97.5, server.port(), token()).await;
     read(&server, 300);
@@ -164,7 +164,7 @@ async fn a_phone_shows_it_all_without_scrolling_sideways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_down_shows_and_so_does_its_return() {
+async fn page_shows_loss_and_return_of_the_server() {
     let mut server = server();
     let page = Page::start(40.0, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
@@ -194,7 +194,7 @@ async fn a_server_that_is_down_shows_and_so_does_its_return() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unauthorised_asks_for_the_token_and_tells_nothing() {
+async fn page_shows_no_figures_before_sign_in() {
     let server = server();
     let page = Page::start(40.0, server.port(), token()).await;
     let Some(browser) = Browser::start(DESKTOP, Theme::Light).await else {
@@ -235,7 +235,7 @@ async fn unauthorised_asks_for_the_token_and_tells_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
+async fn page_keeps_the_last_figures_if_the_endpoint_fails() {
     let server = server();
     let mut page = Page::start(40.0, server.port(), Auth::insecure_on_loopback()).await;
     let Some(browser) = Browser::start(PHONE, Theme::Dark).await else {
@@ -268,7 +268,7 @@ async fn an_endpoint_that_is_away_is_told_with_the_last_figures_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_applications_cache_shows_what_it_did_and_which_server_it_misses() {
+async fn page_shows_counters_and_server_states_of_the_client() {
     let mut server = server();
     let url = format!("redis://127.0.0.1:{}", server.port());
     let cache = Cache::builder(url.as_str()).build().await.unwrap();
@@ -301,7 +301,7 @@ async fn an_applications_cache_shows_what_it_did_and_which_server_it_misses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_look_is_told_so() {
+async fn forbidden_user_sees_not_allowed() {
     let server = server();
     let auth = Auth::predicate(|_| Err(Denied::Forbidden));
     let page = Page::start(40.0, server.port(), auth).await;
@@ -324,7 +324,7 @@ async fn a_user_who_may_not_look_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_in_the_cache_is_text_and_stays_in_its_place() {
+async fn cache_content_is_shown_as_text_and_fits_the_page() {
     let server = server();
     let markup = "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>";
     let page = Page::start(40.0, server.port(), token()).await;
@@ -379,7 +379,7 @@ async fn whatever_is_in_the_cache_is_text_and_stays_in_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_screen_reader_hears_of_changes_and_not_of_every_sample() {
+async fn screen_reader_is_notified_of_changes_but_not_of_samples() {
     let server = server();
     let page = Page::start(40.0, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
@@ -404,7 +404,7 @@ async fn a_screen_reader_hears_of_changes_and_not_of_every_sample() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_keyboard_reaches_everything_and_one_sees_where_it_is() {
+async fn every_control_has_keyboard_access_and_visible_focus() {
     let server = server();
     let page = Page::start(40.0, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {
@@ -453,7 +453,7 @@ async fn the_keyboard_reaches_everything_and_one_sees_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_are_dropped_from_the_page_and_clearing_asks_first() {
+async fn page_invalidates_a_tag_and_asks_before_clearing() {
     let server = server();
     let page = Page::start(40.0, server.port(), token()).await;
     let Some(browser) = shown(&page, DESKTOP, Theme::Light).await else {

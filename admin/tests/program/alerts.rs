@@ -16,7 +16,7 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 #[test]
-fn check_accepts_the_guides_rules_once_their_channels_are_described() {
+fn check_accepts_the_rules_of_the_guide_once_channels_are_set() {
     assert_eq!(
         run(&["alerts", "check", "--syntax-only", GUIDE]).ok().out,
         format!("{GUIDE}: 2 rules, no mistakes\n")
@@ -44,7 +44,7 @@ fn check_accepts_the_guides_rules_once_their_channels_are_described() {
 }
 
 #[test]
-fn check_tells_line_and_column() {
+fn check_reports_line_and_column() {
     let (_dir, path) = file(
         "alerts:\n  - name: x\n    condition: memory.heapPercent >> 85\n    severity: warning\n",
     );
@@ -65,7 +65,7 @@ fn check_tells_line_and_column() {
 }
 
 #[test]
-fn export_gives_prometheus_rules_and_a_dashboard_over_metrics_that_exist() {
+fn export_writes_prometheus_rules_and_a_grafana_dashboard() {
     let rules = run(&["alerts", "export", GUIDE]).ok().out;
     let (_dir, path) = file(&rules);
     match Command::new("promtool")
@@ -100,7 +100,7 @@ fn export_gives_prometheus_rules_and_a_dashboard_over_metrics_that_exist() {
 }
 
 #[test]
-fn test_sends_a_message_and_says_whether_it_arrived() {
+fn test_sends_a_message_and_reports_its_delivery() {
     let (_dir, path) = file(
         "channels:\n  away: {type: webhook, url: 'http://127.0.0.1:1/'}\nalerts:\n  - {name: x, condition: memory.rss > 1, severity: info, channels: [log, away]}\n",
     );
@@ -124,7 +124,7 @@ fn test_sends_a_message_and_says_whether_it_arrived() {
 }
 
 #[test]
-fn metrics_lists_what_conditions_may_use() {
+fn metrics_lists_every_metric_of_conditions() {
     let text = run(&["alerts", "metrics"]).ok().out;
     assert!(
         text.lines()

@@ -34,7 +34,7 @@ fn squeezed(text: &str) -> String {
 }
 
 #[test]
-fn figures_are_shown_for_people_and_for_programs() {
+fn commands_print_text_and_json() {
     let server = filled();
     let redis = url(&server);
     let json = run(&["stats", "--json", "--redis", &redis]).ok().json();
@@ -65,7 +65,7 @@ fn figures_are_shown_for_people_and_for_programs() {
 }
 
 #[test]
-fn a_key_cannot_control_the_terminal() {
+fn control_characters_in_a_key_are_escaped() {
     let server = filled();
     let _: Option<String> = cmd("CACHE.GET")
         .arg("c\x1b[2J")
@@ -79,7 +79,7 @@ fn a_key_cannot_control_the_terminal() {
 }
 
 #[test]
-fn invalidate_drops_a_tag_and_flush_asks_first() {
+fn invalidate_drops_a_tag_and_flush_requires_confirmation() {
     let server = filled();
     let redis = url(&server);
     let dropped = run(&["invalidate", "red", "--json", "--redis", &redis])
@@ -102,7 +102,7 @@ fn invalidate_drops_a_tag_and_flush_asks_first() {
 }
 
 #[test]
-fn exit_codes_say_what_is_wrong() {
+fn exit_codes_distinguish_errors() {
     let server = filled();
     let redis = url(&server);
     assert_eq!(run(&["inspect", "nothing", "--redis", &redis]).code, 1);
@@ -118,7 +118,7 @@ fn exit_codes_say_what_is_wrong() {
 }
 
 #[test]
-fn every_command_names_a_missing_module() {
+fn every_command_reports_a_missing_module() {
     let server = Server::builder().without_module().start();
     let redis = url(&server);
     for args in [
@@ -159,7 +159,7 @@ fn every_command_names_a_missing_module() {
 }
 
 #[test]
-fn an_error_is_a_document_where_documents_are_asked_for() {
+fn errors_are_json_if_json_is_requested() {
     let error = |args: &[&str]| -> serde_json::Value {
         let ended = run(args);
         let error: serde_json::Value =
@@ -175,7 +175,7 @@ fn an_error_is_a_document_where_documents_are_asked_for() {
 }
 
 #[test]
-fn a_server_whose_user_may_not_run_info_is_there() {
+fn user_without_info_permission_still_gets_stats() {
     let server = filled();
     cmd("ACL")
         .arg(&[
@@ -201,7 +201,7 @@ fn a_server_whose_user_may_not_run_info_is_there() {
 }
 
 #[test]
-fn the_memory_of_the_servers_container_can_be_given() {
+fn memory_limit_option_lowers_the_limit_of_the_server() {
     let server = Server::builder().arg("--maxmemory", "64mb").start();
     let limit = |size: &str| {
         let args = [
@@ -220,7 +220,7 @@ fn the_memory_of_the_servers_container_can_be_given() {
 }
 
 #[test]
-fn a_key_may_be_any_bytes() {
+fn keys_and_tags_of_any_bytes_are_accepted() {
     use std::os::unix::ffi::OsStrExt as _;
     let server = Server::start();
     let (key, tag) = (b"k\xff\n".as_slice(), b"t\xfe".as_slice());
@@ -245,7 +245,7 @@ fn a_key_may_be_any_bytes() {
 }
 
 #[test]
-fn stats_tells_the_versions() {
+fn stats_reports_the_versions() {
     let server = filled();
     let json = run(&["stats", "--json", "--redis", &url(&server)])
         .ok()
@@ -261,7 +261,7 @@ fn stats_tells_the_versions() {
 }
 
 #[test]
-fn as_many_tags_and_keys_as_may_be_asked_for_are_listed() {
+fn list_commands_accept_at_most_10000_items() {
     let server = filled();
     for command in ["tags", "top"] {
         run(&[command, "-n", "10000", "--redis", &url(&server)]).ok();
@@ -273,7 +273,7 @@ fn as_many_tags_and_keys_as_may_be_asked_for_are_listed() {
 }
 
 #[test]
-fn a_reader_that_has_had_enough_is_no_failure() {
+fn closed_output_pipe_is_not_an_error() {
     let server = filled();
     let redis = url(&server);
     for args in [
@@ -296,7 +296,7 @@ fn a_reader_that_has_had_enough_is_no_failure() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_a_failure() {
+fn full_disk_is_an_error() {
     let full = || {
         std::fs::OpenOptions::new()
             .write(true)
@@ -317,7 +317,7 @@ fn a_disk_that_is_full_is_a_failure() {
 }
 
 #[test]
-fn the_server_that_does_not_answer_is_named() {
+fn unreachable_server_is_named_without_its_password() {
     let away = run(&["stats", "--redis", "redis://user:s3cr3t@127.0.0.1:1/"]);
     assert!(away.err.contains("127.0.0.1:1"), "{}", away.err);
     assert!(!away.err.contains("s3cr3t"), "{}", away.err);
@@ -327,7 +327,7 @@ fn the_server_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn watch_shows_as_many_looks_as_asked_for() {
+fn watch_prints_the_requested_number_of_updates() {
     let server = filled();
     let args = [
         "watch",
@@ -361,7 +361,7 @@ fn watch_shows_as_many_looks_as_asked_for() {
 }
 
 #[test]
-fn help_and_completions_name_every_command() {
+fn help_and_completions_list_every_command() {
     let help = run(&["--help"]).ok().out;
     let bash = run(&["completions", "bash"]).ok().out;
     let commands = [

@@ -40,7 +40,7 @@ fn exec(server: &Server, words: &[&str]) {
 }
 
 #[test]
-fn a_sound_server_passes_every_check() {
+fn healthy_server_passes_every_check() {
     let server = sound().start();
     exec(&server, &["CACHE.SET", "key", "v", "TAGS", "1", "tag"]);
     let ended = doctor(&url(&server), &[]).ok();
@@ -55,7 +55,7 @@ fn a_sound_server_passes_every_check() {
 }
 
 #[test]
-fn what_is_wrong_is_found_with_its_remedy() {
+fn misconfiguration_is_reported_with_a_remedy() {
     let server = Server::builder()
         .args("--save", &["3600", "1"])
         .args(
@@ -99,7 +99,7 @@ fn what_is_wrong_is_found_with_its_remedy() {
 }
 
 #[test]
-fn more_memory_than_there_is_is_a_problem() {
+fn server_limit_above_the_memory_limit_is_a_problem() {
     let server = sound().start();
     let more = doctor(&url(&server), &["--memory-limit", "50MB"]);
     assert_eq!(more.code, 1);
@@ -107,7 +107,7 @@ fn more_memory_than_there_is_is_a_problem() {
 }
 
 #[test]
-fn a_server_without_the_module_is_a_problem() {
+fn missing_module_is_a_problem() {
     let server = Server::builder().without_module().start();
     let ended = doctor(&url(&server), &[]);
     assert_eq!(ended.code, 1);
@@ -117,7 +117,7 @@ fn a_server_without_the_module_is_a_problem() {
 }
 
 #[test]
-fn what_a_user_lacks_is_named() {
+fn missing_permissions_of_a_user_are_named() {
     let server = sound().start();
     let client = "+ping +client|tracking +subscribe +cache.fetch +cache.set +cache.del +cache.touch +cache.release \
                   +cache.hits +cache.invalidate +cache.revalidate +cache.clock";
@@ -158,7 +158,7 @@ fn what_a_user_lacks_is_named() {
 }
 
 #[test]
-fn replicas_are_looked_at() {
+fn replicas_are_checked() {
     let primary = sound().start();
     let replica = sound().replica_of(&primary).start();
     wait_until("the replica is online", DEADLINE, || {

@@ -175,7 +175,7 @@ fn test(channel: &str, root: Option<&str>) -> Ended {
 }
 
 #[test]
-fn a_mail_with_a_password_goes_out_encrypted_or_not_at_all() {
+fn mail_with_a_password_is_sent_encrypted_or_not_at_all() {
     let (root, config) = certificates();
     for (tls, serve) in [
         ("starttls", starttls as fn(_, _, &mut _) -> _),
@@ -219,7 +219,7 @@ fn a_mail_with_a_password_goes_out_encrypted_or_not_at_all() {
 }
 
 #[test]
-fn a_webhook_is_told_only_if_it_is_who_it_says() {
+fn webhook_requires_a_trusted_certificate() {
     let (root, config) = certificates();
     let channel = |port: u16| {
         format!(

@@ -9,7 +9,7 @@ use crate::run::{Running, get, kill, run, url};
 const TOKEN: &str = "a-token-for-the-program";
 
 #[test]
-fn serve_shows_a_server_to_whom_has_the_token() {
+fn serve_shows_a_server_only_with_the_token() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
@@ -96,7 +96,7 @@ fn serve_does_not_start_without_authorisation() {
 }
 
 #[test]
-fn up_starts_a_server_and_the_dashboard_and_takes_both_along() {
+fn up_starts_server_and_dashboard_and_stops_both() {
     let module = module_path().canonicalize().unwrap();
     let port = free_port().to_string();
     let up = Running::start(&[
@@ -152,7 +152,7 @@ fn up_and_its_server() -> (Running, u32) {
 }
 
 #[test]
-fn up_ends_when_its_server_does() {
+fn up_exits_if_its_server_ends() {
     let (up, server) = up_and_its_server();
     let directory = std::path::PathBuf::from(up.text("directory"));
     kill("-KILL", server);
@@ -161,7 +161,7 @@ fn up_ends_when_its_server_does() {
 }
 
 #[test]
-fn up_that_is_killed_takes_its_server_along() {
+fn server_stops_if_up_is_killed() {
     let (up, _) = up_and_its_server();
     let directory = std::path::PathBuf::from(up.text("directory"));
     let redis = up.text("redis").to_owned();
@@ -172,7 +172,7 @@ fn up_that_is_killed_takes_its_server_along() {
 }
 
 #[test]
-fn two_at_once_do_not_get_in_each_others_way() {
+fn two_instances_of_up_run_independently() {
     let ((a, first), (b, second)) = (up_and_its_server(), up_and_its_server());
     assert_ne!(first, second);
     assert_ne!(a.id(), b.id());
@@ -183,7 +183,7 @@ fn two_at_once_do_not_get_in_each_others_way() {
 }
 
 #[test]
-fn an_instance_keeps_its_name_over_a_restart() {
+fn instance_name_survives_a_restart() {
     let server = Server::start();
     let redis = url(&server);
     let listen = format!("127.0.0.1:{}", free_port());
@@ -206,7 +206,7 @@ fn an_instance_keeps_its_name_over_a_restart() {
 }
 
 #[test]
-fn an_alarm_of_the_last_moment_is_delivered() {
+fn serve_delivers_a_pending_alarm_before_it_exits() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();
     let receiver = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -257,7 +257,7 @@ fn an_alarm_of_the_last_moment_is_delivered() {
 }
 
 #[test]
-fn up_with_a_tour_fills_the_server_and_goes_on() {
+fn up_with_a_tour_fills_the_server_and_keeps_running() {
     let module = module_path().canonicalize().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("status");
@@ -287,7 +287,7 @@ fn up_with_a_tour_fills_the_server_and_goes_on() {
 }
 
 #[test]
-fn a_tour_alone_says_whether_all_was_as_expected() {
+fn tour_with_exit_reports_unexpected_replies() {
     let module = module_path().canonicalize().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("status");
@@ -321,7 +321,7 @@ const PACKAGES: &str =
     "Package: a\nSection: libs\n\nPackage: b\nSection: libs\n\nPackage: c\nSection: net\n";
 
 #[test]
-fn up_tells_what_is_missing() {
+fn up_reports_a_missing_module_or_a_taken_address() {
     let missing = run(&[
         "up",
         "--listen",

@@ -25,14 +25,14 @@ fn yaml(text: &str) -> Value {
 }
 
 #[test]
-fn the_packaged_prometheus_rules_are_the_guides_exported() {
+fn packaged_prometheus_rules_match_the_export_of_the_guide() {
     let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/src/alerts/guide.yaml");
     let exported = run(&["alerts", "export", guide]).ok().out;
     assert_eq!(read("docker/alerts.yaml"), exported);
 }
 
 #[test]
-fn the_compose_file_names_files_and_services_that_exist() {
+fn compose_file_names_existing_files_and_services() {
     let compose = yaml(&read("docker/compose.yaml"));
     let services = compose["services"].as_object().unwrap();
     let secrets: BTreeSet<&String> = compose["secrets"].as_object().unwrap().keys().collect();
@@ -73,7 +73,7 @@ fn the_compose_file_names_files_and_services_that_exist() {
 }
 
 #[test]
-fn every_configuration_loads_the_module_from_where_the_package_puts_it() {
+fn configurations_load_the_module_from_its_packaged_path() {
     let line = format!("loadmodule {MODULE}\n");
     for file in ["tagcache.conf", "docker/redis.conf"] {
         assert!(read(file).contains(&line), "{file}");
@@ -90,7 +90,7 @@ fn every_configuration_loads_the_module_from_where_the_package_puts_it() {
 }
 
 #[test]
-fn the_image_is_built_with_every_member_of_the_workspace() {
+fn docker_build_includes_every_workspace_member() {
     let manifest = std::fs::read_to_string(packaging().join("../Cargo.toml")).unwrap();
     let (_, members) = manifest.split_once("members = [").unwrap();
     let (members, _) = members.split_once(']').unwrap();
@@ -105,7 +105,7 @@ fn the_image_is_built_with_every_member_of_the_workspace() {
 }
 
 #[test]
-fn grafana_finds_its_dashboard_and_its_source_of_figures() {
+fn grafana_configuration_provides_dashboard_and_data_source() {
     let compose = yaml(&read("docker/compose.yaml"));
     let grafana = &compose["services"]["grafana"];
     let provider = yaml(&read("docker/grafana/dashboards/tagcache.yaml"));
@@ -132,7 +132,7 @@ fn grafana_finds_its_dashboard_and_its_source_of_figures() {
 }
 
 #[test]
-fn the_kubernetes_objects_fit_each_other() {
+fn kubernetes_objects_are_consistent() {
     let text = read("kubernetes/tagcache.yaml");
     let objects: Vec<Value> = text.split("\n---\n").map(yaml).collect();
     let kinds: Vec<&str> = objects
@@ -175,7 +175,7 @@ fn the_kubernetes_objects_fit_each_other() {
 }
 
 #[test]
-fn every_metric_of_the_dashboards_variables_exists() {
+fn metrics_in_dashboard_variables_exist() {
     let dashboard: Value = run(&["alerts", "export", "--grafana"]).ok().json();
     let queries = dashboard["templating"]["list"].to_string();
     let words = queries.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -190,7 +190,7 @@ fn every_metric_of_the_dashboards_variables_exists() {
 }
 
 #[test]
-fn there_is_a_manual_page_for_each_command() {
+fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     let status = program().arg("man").arg(dir.path()).status().unwrap();
     assert!(status.success());
@@ -216,7 +216,7 @@ fn there_is_a_manual_page_for_each_command() {
 }
 
 #[test]
-fn every_release_has_a_section_in_the_changelog() {
+fn version_has_a_section_in_the_changelog() {
     let changelog = Path::new(env!("CARGO_MANIFEST_DIR")).join("../CHANGELOG.md");
     let text = std::fs::read_to_string(changelog).unwrap();
     assert!(text.contains(&format!("\n## [{VERSION}]")));

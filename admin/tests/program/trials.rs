@@ -22,7 +22,7 @@ fn reads(server: &Server) -> u64 {
 }
 
 #[test]
-fn the_guides_load_test_runs_against_an_endpoint() {
+fn load_test_of_the_guide_runs_against_an_endpoint() {
     let server = Server::start();
     let serving = Running::start(&[
         "serve",
@@ -67,7 +67,7 @@ fn the_guides_load_test_runs_against_an_endpoint() {
 }
 
 #[test]
-fn a_load_test_that_needs_a_token_says_so() {
+fn load_test_reports_a_missing_token() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
@@ -101,7 +101,7 @@ fn a_load_test_that_needs_a_token_says_so() {
 }
 
 #[test]
-fn a_load_on_a_server_leaves_nothing_behind() {
+fn load_test_on_a_server_removes_its_entries() {
     let server = Server::start();
     cmd("CACHE.SET")
         .arg("mine")
@@ -130,7 +130,7 @@ fn a_load_on_a_server_leaves_nothing_behind() {
 }
 
 #[test]
-fn entries_that_cannot_be_dropped_are_told() {
+fn load_test_reports_entries_it_cannot_remove() {
     let server = Server::start();
     cmd("ACL")
         .arg("SETUSER")
@@ -151,7 +151,7 @@ fn entries_that_cannot_be_dropped_are_told() {
 }
 
 #[test]
-fn a_soak_tells_growth_in_numbers() {
+fn soak_reports_memory_growth() {
     let server = Server::start();
     let args = [
         "soak",
@@ -236,7 +236,7 @@ impl Drop for Meanwhile {
 }
 
 #[test]
-fn memory_that_grows_is_called_growth() {
+fn soak_reports_steady_growth_as_a_leak() {
     let server = Server::start();
     let _leak = Meanwhile::leak(&server);
     let args = [
@@ -264,7 +264,7 @@ fn memory_that_grows_is_called_growth() {
 }
 
 #[test]
-fn a_soak_that_is_interrupted_tells_what_it_has_and_leaves_nothing() {
+fn interrupted_soak_reports_results_and_removes_its_entries() {
     let server = Server::start();
     for signal in ["-INT", "-TERM"] {
         let args = [
@@ -301,7 +301,7 @@ fn a_soak_that_is_interrupted_tells_what_it_has_and_leaves_nothing() {
 }
 
 #[test]
-fn a_soak_whose_server_ends_tells_what_it_has() {
+fn soak_reports_results_if_its_server_ends() {
     let mut server = Server::start();
     let redis = url(&server);
     let args = [
@@ -329,7 +329,7 @@ fn a_soak_whose_server_ends_tells_what_it_has() {
 }
 
 #[test]
-fn a_load_test_says_what_failed_and_how_often() {
+fn load_test_counts_failures_by_reason() {
     let server = Server::start();
     let serving = Running::start(&[
         "serve",
@@ -372,7 +372,7 @@ fn a_load_test_says_what_failed_and_how_often() {
 }
 
 #[test]
-fn an_endpoint_that_goes_away_is_told_with_the_rest() {
+fn load_test_reports_results_if_its_endpoint_ends() {
     // Responds to five requests.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let base = format!("http://user:s3cr3t@{}/", listener.local_addr().unwrap());
@@ -428,7 +428,7 @@ fn not_met(json: &serde_json::Value) -> Vec<&str> {
 }
 
 #[test]
-fn verify_prints_the_guides_checklist_with_figures() {
+fn verify_prints_the_checklist_of_the_guide_with_figures() {
     let server = Server::start();
     // Such a short run shows little about growth on a busy machine: the rate here catches only large leaks.
     let args = [
@@ -482,7 +482,7 @@ fn verify_prints_the_guides_checklist_with_figures() {
 }
 
 #[test]
-fn verify_says_which_criteria_a_sick_server_misses() {
+fn verify_lists_the_criteria_that_a_bad_server_misses() {
     let server = Server::start();
     let _leak = Meanwhile::leak(&server);
     let _nothing_stays = Meanwhile::start(&server, |connection| {
@@ -514,7 +514,7 @@ fn verify_says_which_criteria_a_sick_server_misses() {
 }
 
 #[test]
-fn verify_tells_a_server_that_applications_cannot_use() {
+fn verify_fails_if_applications_cannot_use_the_server() {
     let server = Server::start();
     // This user may do everything except receive invalidations.
     cmd("ACL")
@@ -554,7 +554,7 @@ fn verify_tells_a_server_that_applications_cannot_use() {
 }
 
 #[test]
-fn verify_says_no_when_a_criterion_is_not_met() {
+fn verify_fails_if_a_criterion_is_not_met() {
     // A server whose memory is nearly full before anything starts.
     let server = Server::start();
     let mut connection = server.connection();
@@ -602,7 +602,7 @@ fn verify_says_no_when_a_criterion_is_not_met() {
 }
 
 #[test]
-fn a_churning_soak_tells_every_figure_over_time_and_leaves_nothing() {
+fn churning_soak_reports_all_series_and_removes_its_entries() {
     let server = Server::start();
     let args = [
         "soak",

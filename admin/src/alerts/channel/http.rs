@@ -228,14 +228,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_that_names_the_url_does_not_tell_it() {
+    fn error_message_does_not_contain_the_url() {
         let post = Post::new(Secret::new("http://h/secret-part"), Vec::new());
         let told = post.without_url("bad uri: http://h/secret-part");
         assert_eq!(told, "bad uri: the URL");
     }
 
     #[test]
-    fn an_incident_has_a_key_that_the_api_takes() {
+    fn incident_key_is_at_most_255_characters() {
         assert_eq!(dedup_key("web-1/High Memory"), "web-1/High Memory");
         let long = format!("{}/High Memory", "é".repeat(300));
         let key = dedup_key(&long);

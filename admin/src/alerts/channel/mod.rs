@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_takes_the_fields_of_its_type() {
+    fn channel_accepts_only_the_fields_of_its_type() {
         assert!(check("{type: log}").is_ok());
         assert!(
             check("{type: webhook, url: 'http://127.0.0.1/', headers: {X-Key: {env: K}}}").is_ok()
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_stand_in_no_file_and_travel_in_no_clear_text() {
+    fn secrets_in_the_file_or_sent_unencrypted_are_refused() {
         assert!(refused("{type: slack, url: 'https://hooks/x'}").contains("is a secret"));
         assert!(refused("{type: pagerduty, routing_key: abc}").contains("is a secret"));
         let hook =
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_line_of_the_log() {
+    fn log_channel_writes_one_line_per_message() {
         let message = Message {
             name: "High".into(),
             phase: crate::alerts::Phase::Firing,
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_cannot_be_sent_are_told_at_the_start() {
+    fn invalid_webhook_headers_are_refused_at_startup() {
         let open = |headers: &str| {
             let yaml = format!("{{type: webhook, url: 'http://h/', headers: {headers}}}");
             let env = |name: &str| Some(format!("s3cr3t\n{name}"));
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_may_come_from_the_environment() {
+    fn channels_can_be_configured_by_environment_variables() {
         let env = |name: &str| {
             let value = match name {
                 "TAGCACHE_SMTP_HOST" => "127.0.0.1:2525",

@@ -298,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn a_step_and_a_warm_up_are_none() {
+    fn step_or_growth_during_warm_up_is_not_a_leak() {
         assert!(!verdict(100, |second| if second > 60 { 200 } else { 100 }).leaks);
         assert!(!verdict(100, |second| 100 + second.min(29)).leaks);
         assert!(!verdict(100, |_| 100).leaks);
     }
 
     #[test]
-    fn what_ended_early_has_a_shorter_warm_up() {
+    fn soak_that_ended_early_has_a_shorter_warm_up() {
         let early = verdict(20, |second| 100 + second);
         assert!(early.leaks);
         assert_eq!(early.samples, 15);

@@ -103,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_control_the_terminal() {
+    fn control_characters_in_a_name_are_escaped() {
         assert_eq!(name(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
         assert_eq!(name("a\u{202e}b".as_bytes()), "a\\u{202e}b");
         assert_eq!(name("Käse 値".as_bytes()), "Käse 値");
     }
 
     #[test]
-    fn bytes_have_a_unit() {
+    fn byte_counts_are_shown_with_a_unit() {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.50 KB");
         assert_eq!(bytes(u64::MAX), "16777216.00 TB");

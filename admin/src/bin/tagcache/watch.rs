@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_screen_fits_its_terminal() {
+    fn screen_is_cut_to_the_size_of_the_terminal() {
         let screen = format!(
             "{}\n\nthird\nfourth\n",
             style("A long line").green().force_styling(true)

@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_replica_is_named() {
+    fn replication_check_reports_the_worst_replica() {
         let mut facts = facts(&[("role", "master")]);
         facts.clock = Some(skew(-300));
         let replica = |address: &str, module, ms| Replica {
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn heap_that_is_lost_or_swapped_out_is_found() {
+    fn fragmentation_check_reports_lost_or_swapped_memory() {
         let state = |rss: &str, ratio: &str, lost: &str| {
             let memory = [
                 ("used_memory", "1000000000"),
@@ -508,14 +508,14 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_is_found_when_it_stands_still() {
+    fn backlog_check_warns_if_the_backlog_does_not_shrink() {
         let states = [(0, 0), (9, 0), (9, 5), (9, 9), (9, 12)].map(|seen| backlog(seen).0);
         let [warning, ok] = [State::Warning, State::Ok];
         assert_eq!(states, [ok, ok, ok, warning, warning]);
     }
 
     #[test]
-    fn servers_that_are_too_old_are_found() {
+    fn server_check_reports_unsupported_versions() {
         let state = |field: &str, version: &str| server(&facts(&[(field, version)]).info).0;
         assert_eq!(state("redis_version", "6.2.14"), State::Problem);
         assert_eq!(state("redis_version", "8.6.0"), State::Ok);
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_and_tags_are_judged() {
+    fn clock_and_tag_checks_classify_their_input() {
         let states = [None, Some(skew(-1005)), Some(skew(1006))].map(|skew| clock(skew).0);
         assert_eq!(states, [State::Unknown, State::Ok, State::Warning]);
         assert_eq!(tags(Some(&[])).0, State::Ok);

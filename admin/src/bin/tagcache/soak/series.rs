@@ -170,14 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_its_slope_by_the_hour() {
+    fn slope_of_a_line_is_given_per_hour() {
         let line = trend(|i| 100.0 + f64::from(i) * 9.0 / 3600.0 * 50.0);
         assert!((line.slope - 50.0).abs() < 0.01, "{line:?}");
         assert!(line.rises && line.last > line.first, "{line:?}");
     }
 
     #[test]
-    fn noise_steps_and_what_falls_do_not_rise() {
+    fn noise_steps_and_falling_values_do_not_rise() {
         assert!(!trend(|i| 100.0 + f64::from(i * 7919 % 13)).rises);
         assert!(!trend(|i| if i > 350 { 150.0 } else { 100.0 }).rises);
         assert!(!trend(|i| 1000.0 - f64::from(i)).rises);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_shown_and_what_is_less_than_the_least_do_not_rise() {
+    fn growth_without_or_below_a_minimum_does_not_rise() {
         let line = |i| 100.0 + f64::from(i);
         assert!(trend_of(Some(200.0), line).rises);
         assert!(!trend_of(Some(400.0), line).rises);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_samples_say_nothing() {
+    fn too_few_samples_give_no_trend() {
         let mut series = Series::new("x", 0, Some(0.0));
         for i in 0..19 {
             series.push(Duration::from_secs(i), Some(1.0));

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_holds_several_sections() {
+    fn sample_contains_several_sections() {
         let packages = parse(SAMPLE);
         let sections: std::collections::HashSet<_> = packages.iter().map(|p| &p.section).collect();
         assert!(packages.len() >= 12 && sections.len() >= 3);
