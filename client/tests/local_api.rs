@@ -6,7 +6,7 @@ use serde_json::json;
 use tagcache::{Entry, LocalCache};
 
 #[test]
-fn the_calls_of_the_contract_compile_and_do_what_they_say() {
+fn documented_calls_compile_and_work() {
     let value = json!({"data": 1});
 
     #[rustfmt::skip]
@@ -29,7 +29,7 @@ fn the_calls_of_the_contract_compile_and_do_what_they_say() {
 }
 
 #[test]
-fn tags_may_come_from_whatever_holds_them() {
+fn tags_can_come_from_any_collection() {
     const KEYS: [&str; 8] = [
         "array",
         "empty array",
@@ -61,7 +61,7 @@ fn tags_may_come_from_whatever_holds_them() {
 }
 
 #[test]
-fn handles_go_wherever_threads_and_tasks_go() {
+fn handles_and_futures_are_send() {
     fn is_free<T: Send + Sync + Clone + 'static>(_: &T) {}
     fn is_send<T: Send>(_: &T) {}
 

@@ -13,7 +13,7 @@ fn allocated() -> u64 {
 }
 
 #[test]
-fn bytes_estimate_what_the_allocator_gives_and_gets_back() {
+fn estimated_bytes_match_the_allocated_memory() {
     const ENTRIES: u64 = 50_000;
     for (tags, value_bytes) in [(0, 50), (2, 100), (2, 1000), (4, 4000)] {
         let before = allocated();

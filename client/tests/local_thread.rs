@@ -32,7 +32,7 @@ fn threads() -> usize {
 }
 
 #[test]
-fn the_thread_reclaims_is_replaced_stops_at_once_and_ends_with_the_cache() {
+fn cleanup_thread_reclaims_and_ends_when_replaced_or_dropped() {
     let cache: LocalCache<u32> = LocalCache::new(100);
     cache.stop_cleanup();
 

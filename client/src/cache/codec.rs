@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_json_does_not_have_are_refused_when_they_are_written() {
+    fn nan_and_infinity_are_refused_when_encoding_json() {
         for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(Json.encode(&odd).is_err(), "{odd}");
             assert!(Json.encode(&vec![Some(1.0), Some(2.0)]).is_ok());

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_values_stand_as_they_are() {
+    fn plain_values_are_stored_unchanged() {
         assert_eq!(wrap(Some(b"{}".to_vec()), None), b"{}");
         assert_eq!(unwrap(b"{}").unwrap().as_deref(), Some(b"{}".as_slice()));
     }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_lie_are_errors() {
+    fn invalid_frames_are_errors() {
         for lie in [
             b"\xc1tc1".as_slice(),
             b"\xc1tc1?",
@@ -112,7 +112,7 @@ mod tests {
 
     #[cfg(feature = "compression")]
     #[test]
-    fn large_values_are_compressed_where_it_helps() {
+    fn large_values_are_compressed_if_they_get_smaller() {
         let text = "the same again and ".repeat(100).into_bytes();
         let stored = wrap(Some(text.clone()), Some(1000));
         assert!(
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_come_back(value: Vec<u8>, magic: bool) {
+        fn any_bytes_survive_a_round_trip(value: Vec<u8>, magic: bool) {
             let value = if magic { [MAGIC.as_slice(), &value].concat() } else { value };
             for compression in [
                 None,

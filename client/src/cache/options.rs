@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn without_options_times_are_as_they_were_given() {
+    fn without_options_ttl_and_grace_are_unchanged() {
         let times = plan(LoadOptions::DEFAULT).times(false, Duration::from_secs(3), || 0.9);
         let (ttl, grace) = (Some(Duration::from_secs(100)), Duration::from_secs(5));
         assert_eq!(times, Times { ttl, grace });
     }
 
     #[test]
-    fn absence_has_a_time_of_its_own_where_one_was_given() {
+    fn absence_uses_the_negative_ttl_if_set() {
         let mut load = LoadOptions::DEFAULT;
         assert_eq!(
             plan(load).times(true, Duration::ZERO, || 0.0).ttl,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn for_ever_stays_for_ever() {
+    fn entry_without_expiry_ignores_jitter_and_early_refresh() {
         let mut plan = plan(LoadOptions {
             jitter: 0.5,
             early_refresh: 1.0,
@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_and_early_refresh_keep_within_the_ttl(
+        fn jitter_and_early_refresh_stay_within_the_ttl(
             jitter in 0.0..=1.0_f64, beta in 0.0..1e9_f64, took in 0..1_000_000_u64, draw in 0.0..1.0_f64,
         ) {
             let plan = plan(LoadOptions { jitter, early_refresh: beta, ..LoadOptions::DEFAULT });

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn portions_are_bounded_in_items_and_bytes_and_leave_nothing_out() {
+    fn batches_are_limited_in_items_and_bytes_and_complete() {
         let sizes = [1, 2, MOST_BYTES, MOST_BYTES + 1, 3, 4, 5, 6];
         let cut: Vec<Vec<usize>> = portions(&sizes, 3, |&size| size)
             .map(<[usize]>::to_vec)
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn large_values_are_asked_for_a_few_at_a_time() {
+    fn batch_size_shrinks_for_large_values() {
         let size = ReplySize::default();
         assert_eq!(size.portion(), 64);
         size.learn(10, 10 << 20);

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn sweeping_holds_up_no_task() {
+    async fn sweep_drops_values_on_another_thread() {
         struct Drops(Arc<Mutex<Option<ThreadId>>>);
         impl Drop for Drops {
             fn drop(&mut self) {

@@ -361,7 +361,7 @@ mod invariants {
     }
 
     #[test]
-    fn nothing_is_served_that_is_not_trusted_any_more() {
+    fn entries_are_not_served_after_trust_expires() {
         let cache = LocalCache::new(10);
         cache.set("key", 1, Duration::MAX, []);
         cache.trust_until(Instant::now());

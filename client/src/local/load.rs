@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn each_task_that_still_waits_is_woken_once() {
+    fn each_waiting_task_is_woken_once() {
         let load = Arc::new(Load::<u8>::new(("key", 0), 0, TagSet::new(), None, true));
         let woken: Vec<Arc<Woken>> = (0..3).map(|_| Arc::default()).collect();
         let waits = woken.iter().map(|woken| {

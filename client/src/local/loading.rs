@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_does_not_get_a_value_of_a_tag_invalidated_before() {
+    fn waiter_does_not_get_a_value_whose_tag_was_invalidated() {
         let cache = LocalCache::<u32>::new(10);
         let first = lead(&cache, "mine");
         cache.invalidate_tag("theirs");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_not_joined_by_a_caller_whose_tag_was_invalidated() {
+    fn caller_whose_tag_was_invalidated_does_not_join_a_load() {
         let cache = LocalCache::<u32>::new(10);
         let _lead = lead(&cache, "mine");
         cache.invalidate_tag("yours");
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_is_dropped_under_a_lock() {
+    fn values_are_dropped_without_holding_a_lock() {
         /// Its Drop waits for another thread that uses the key, and the load if there is one.
         struct Waits(LocalCache<Self>, Option<Arc<Load<Self>>>);
         impl Drop for Waits {

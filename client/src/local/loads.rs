@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hits_are_remembered_of_the_keys_that_have_the_most() {
+    fn hits_of_the_most_read_keys_are_kept() {
         let loads = Loads::new(8);
         let most = 100 * SHARDS as u64;
         for hits in 1..=most {

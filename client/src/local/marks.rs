@@ -87,7 +87,7 @@ mod tests {
 
     /// Two threads take their epochs in one order and arrive here in the other.
     #[test]
-    fn invalidations_count_in_the_order_of_their_epochs_however_they_arrive() {
+    fn invalidations_apply_in_epoch_order_not_arrival_order() {
         let marks = Marks::default();
         marks.soften_at(5, 500);
         marks.soften_at(3, 300);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_soft_invalidations_differ_as_are_remembered() {
+    fn soft_invalidations_above_the_limit_become_hard() {
         let marks = Marks::default();
         let last = REMEMBERED as u64;
         for epoch in 1..=last {

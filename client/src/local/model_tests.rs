@@ -428,7 +428,7 @@ impl World {
 
 /// Each of these entries weighs a little more than its share of the bytes.
 #[test]
-fn fractions_of_many_entries_do_not_add_up_to_more_than_the_limit() {
+fn rounding_of_weights_does_not_exceed_the_byte_limit() {
     const ENTRIES: u64 = 1000;
     let cache = LocalCache::builder()
         .max_entries(ENTRIES as usize)
@@ -455,7 +455,7 @@ proptest! {
 
     /// With room for everything, the cache equals the model, and counts every hit of every key forever.
     #[test]
-    fn a_cache_with_room_is_the_model(actions in prop::collection::vec(action(12), 1..200)) {
+    fn cache_with_room_matches_the_model(actions in prop::collection::vec(action(12), 1..200)) {
         let mut world = World::new(64, 64);
         for action in actions {
             let cleaned = matches!(action, Action::CleanUp | Action::InvalidateAll);
@@ -484,7 +484,7 @@ proptest! {
 
     /// A cache that is too small forgets entries, and makes no other error.
     #[test]
-    fn a_cache_without_room_only_forgets(actions in prop::collection::vec(action(40), 1..300)) {
+    fn cache_without_room_differs_from_the_model_only_by_eviction(actions in prop::collection::vec(action(40), 1..300)) {
         let mut world = World::new(8, 4);
         for action in actions {
             world.step(action)?;
@@ -507,7 +507,7 @@ proptest! {
 
     /// Whatever the limits and the weights are, both limits hold, and an entry that is not too heavy is stored.
     #[test]
-    fn limits_hold_and_what_fits_is_stored(
+    fn limits_hold_and_fitting_entries_are_stored(
         max_entries in prop_oneof![0..5_usize, 0..200_usize],
         max_bytes in prop::option::of(prop_oneof![0..2000_u64, 0..100_000_u64, Just(u64::MAX)]),
         shards in prop::option::of(0..40_usize),

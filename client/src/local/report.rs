@@ -84,7 +84,7 @@ mod tests {
     use super::super::LocalCache;
 
     #[test]
-    fn newer_hits_do_not_keep_older_ones_waiting() {
+    fn hits_are_reported_oldest_first() {
         let cache: LocalCache<u32> = LocalCache::builder().report_hits(true).build();
         for key in ["a", "b", "c"] {
             cache.set(key, 1, Duration::MAX, []);

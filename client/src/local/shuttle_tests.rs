@@ -67,35 +67,35 @@ fn no_old_value_survives(invalidate: impl Fn(&LocalCache<u32>) + Send + Sync + C
 }
 
 #[test]
-fn a_value_loaded_before_its_tag_was_invalidated_is_never_served_after_it() {
+fn value_loaded_before_invalidation_is_never_served_after_it() {
     no_old_value_survives(|cache| cache.invalidate_tag("tag"));
 }
 
 #[test]
-fn a_value_loaded_before_its_tag_was_softly_invalidated_is_never_served_after_it() {
+fn value_loaded_before_soft_invalidation_is_never_served_after_it() {
     no_old_value_survives(|cache| cache.revalidate_tag("tag"));
 }
 
 #[test]
-fn a_value_loaded_before_its_key_was_removed_is_never_served_after_it() {
+fn value_loaded_before_removal_is_never_served_after_it() {
     no_old_value_survives(|cache| {
         cache.remove("key");
     });
 }
 
 #[test]
-fn a_value_loaded_before_everything_was_invalidated_is_never_served_after_it() {
+fn value_loaded_before_invalidate_all_is_never_served_after_it() {
     no_old_value_survives(LocalCache::invalidate_all);
 }
 
 #[test]
-fn a_value_loaded_before_its_key_was_set_does_not_replace_what_was_set() {
+fn value_loaded_before_set_is_never_served_after_it() {
     no_old_value_survives(|cache| cache.set("key", 2, Duration::MAX, []));
 }
 
 /// There is no database here: the load does not read the value that was set.
 #[test]
-fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
+fn set_value_is_not_replaced_by_an_earlier_load() {
     explore(|| {
         let cache = cache();
         let reader = {
@@ -114,7 +114,7 @@ fn what_was_set_is_not_replaced_by_a_load_that_began_before_it_was() {
 
 /// The tag leaves and enters the table while it is invalidated and a value with it is being loaded.
 #[test]
-fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
+fn tag_purged_during_a_load_still_counts_as_invalidated() {
     explore(|| {
         let cache = cache();
         let reservation = cache.reserve("key");
@@ -153,7 +153,7 @@ fn a_tag_that_is_forgotten_meanwhile_is_not_forgiven() {
 
 /// Several threads ask for one missing key: one loads, all get the value.
 #[test]
-fn one_load_for_all_who_ask_at_once() {
+fn concurrent_callers_share_one_load() {
     explore(|| {
         let cache = cache();
         let loads = Arc::new(AtomicUsize::new(0));
@@ -180,7 +180,7 @@ fn one_load_for_all_who_ask_at_once() {
 
 /// The first load fails: the second thread gets its error if it waited for it, and loads if it came later.
 #[test]
-fn the_error_of_a_load_goes_to_those_who_waited() {
+fn load_error_is_returned_to_waiters() {
     explore(|| {
         let cache = cache();
         let attempts = Arc::new(AtomicUsize::new(0));
@@ -212,7 +212,7 @@ fn the_error_of_a_load_goes_to_those_who_waited() {
 
 /// Several threads count hits, of more keys than are listed.
 #[test]
-fn no_hit_is_lost_and_the_leader_is_listed() {
+fn concurrent_hits_are_all_counted_and_the_top_key_is_listed() {
     explore(|| {
         let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
         cache.set("a", 1, Duration::MAX, []);
@@ -240,7 +240,7 @@ fn no_hit_is_lost_and_the_leader_is_listed() {
 
 /// Overwriting an entry moves its hits, even while they are counted.
 #[test]
-fn an_overwritten_entry_keeps_its_hits() {
+fn overwritten_entry_keeps_its_hits() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);
@@ -268,7 +268,7 @@ fn an_overwritten_entry_keeps_its_hits() {
 
 /// It is overwritten while another entry is hit more often.
 #[test]
-fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_listed() {
+fn overwritten_entry_keeps_its_hits_if_no_longer_listed() {
     explore(|| {
         let cache: LocalCache<u32> = LocalCache::builder().max_entries(8).max_tracked(1).build();
         cache.set("a", 1, Duration::MAX, []);
@@ -299,7 +299,7 @@ fn an_overwritten_entry_keeps_its_hits_even_if_it_is_no_longer_listed() {
 
 /// A key that comes back while it is leaving counts as one key.
 #[test]
-fn a_key_that_comes_back_while_it_leaves_is_counted_once() {
+fn key_set_during_its_removal_is_counted_once() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);
@@ -358,7 +358,7 @@ fn every_hit_is_reported_once() {
 
 /// Hits of an entry that leaves while it is hit are forgotten in the end.
 #[test]
-fn hits_of_an_entry_that_has_left_are_forgotten() {
+fn hits_of_a_removed_entry_are_forgotten() {
     explore(|| {
         let cache = cache();
         cache.set("a", 1, Duration::MAX, []);

@@ -170,14 +170,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn naming_a_tag_twice_is_naming_it_once() {
+    fn duplicate_tags_are_stored_once() {
         let table = TagTable::new();
         let tags = table.intern(["a", "b", "a", "c", "b", "a"]);
         assert_eq!((tags.len(), table.len()), (3, 3));
     }
 
     #[test]
-    fn the_room_of_tags_that_were_forgotten_is_given_back() {
+    fn purge_frees_the_memory_of_unused_tags() {
         let table = TagTable::new();
         let tags = table.intern((0..100_000).map(|i| i.to_string()));
         table.purge();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_no_entry_holds_are_forgotten_while_others_come() {
+    fn unused_tags_are_purged_while_new_ones_are_added() {
         let table = TagTable::new();
         let held = table.intern((0..1_000).map(|i| format!("held {i}")));
         for i in 0..20_000 {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_was_forgotten_counts_as_invalidated_when_it_comes_again() {
+    fn purged_tag_counts_as_invalidated_when_it_is_added_again() {
         let table = TagTable::new();
         let before = table.epoch();
         let tag = table.intern_one("tag");

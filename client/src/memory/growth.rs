@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_noise_has_its_slope_and_no_margin() {
+    fn line_without_noise_has_an_exact_slope_and_no_margin() {
         let growth = Growth::fit(&line(60, 2.5, |_| 0.0)).unwrap();
         assert!((growth.mb_per_minute - 2.5).abs() < 1e-4, "{growth:?}");
         assert!(growth.margin < 1e-4, "{growth:?}");
@@ -136,19 +136,19 @@ mod tests {
     }
 
     #[test]
-    fn a_single_step_is_not_steady() {
+    fn a_single_step_is_not_steady_growth() {
         let growth = Growth::fit(&line(60, 0.0, |i| if i > 50 { 100.0 } else { 0.0 })).unwrap();
         assert!(growth.mb_per_minute > 0.0 && !growth.steady, "{growth:?}");
     }
 
     #[test]
-    fn too_little_says_nothing() {
+    fn too_few_samples_give_no_growth() {
         assert_eq!(Growth::fit(&line(2, 1.0, |_| 0.0)), None);
         assert_eq!(Growth::fit(&[(Duration::ZERO, 1); 5]), None);
     }
 
     #[test]
-    fn the_quantile_falls_towards_the_normal_one() {
+    fn student_quantile_decreases_towards_the_normal_quantile() {
         assert!((student_95(60) - 2.000).abs() < 0.01);
         for freedom in 1..200 {
             assert!(student_95(freedom) > student_95(freedom + 1), "{freedom}");
@@ -157,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_shift_in_time_and_size_changes_no_slope(
+        fn shifting_time_and_size_does_not_change_the_slope(
             values in prop::collection::vec(0u64..1 << 32, 3..60),
             later in 0u64..1_000_000,
             more in 0u64..1 << 40,

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allocator_that_is_not_used_is_not_asked() {
+    fn unused_allocator_is_detected() {
         let another = || Heap {
             used: Some(4096),
             committed: Some(8192),

@@ -63,7 +63,7 @@ mod tests {
     const V2: &str = "memory.max";
 
     #[test]
-    fn the_tightest_limit_on_the_way_to_the_root_holds() {
+    fn tightest_cgroup_limit_up_to_the_root_applies() {
         let dir = tempfile::tempdir().unwrap();
         let leaf = dir.path().join("pod/app");
         fs::create_dir_all(&leaf).unwrap();

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_local_cache_reports_its_figures_and_is_emptied() {
+    fn local_cache_reports_figures_and_can_be_cleared() {
         let cache = LocalCache::new(100);
         cache.set("a", 1, Duration::from_secs(60), ["red"]);
         cache.set("b", 2, Duration::from_secs(60), ["blue"]);

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_heap_is_measured_against_limit_or_committed() {
+    fn heap_percent_is_relative_to_limit_or_committed_memory() {
         let usage = MemoryUsage {
             heap_used: Some(50),
             heap_committed: Some(100),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heap_that_takes_long_is_read_less_often() {
+    fn slow_heap_reads_are_done_less_often() {
         use std::sync::atomic::{AtomicU64, Ordering};
         static READS: AtomicU64 = AtomicU64::new(0);
         let mut source = ProcessSource {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heap_that_is_turned_off_is_unknown() {
+    fn disabled_heap_reading_is_unknown() {
         let mut reading = Sample::default();
         ProcessSource::default().without_heap().read(&mut reading);
         assert_eq!(reading.memory.heap_used, None);

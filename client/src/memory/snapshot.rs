@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_counts_once_over_both_tiers() {
+    fn hit_rate_counts_each_read_once_over_both_tiers() {
         let first = sample(0, (10, 10), CacheFigures::default());
         let cache = CacheFigures {
             hits: 5,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_start_again_count_from_zero() {
+    fn reset_counters_are_counted_from_zero() {
         let counted = |hits, misses| CacheFigures {
             hits,
             misses,

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_rises_at_a_threshold_and_falls_below_it() {
+    fn status_rises_at_a_threshold_and_falls_below_hysteresis() {
         let thresholds = Thresholds::default();
         let steps = [
             (79.9, Healthy),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_heap_changes_nothing() {
+    fn unknown_heap_keeps_the_status() {
         let thresholds = Thresholds::default();
         assert_eq!(thresholds.status(Warning, None), Warning);
         assert_eq!(thresholds.status(Healthy, None), Healthy);

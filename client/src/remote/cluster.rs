@@ -425,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_cluster_specification() {
+    fn slots_match_the_cluster_specification() {
         assert_eq!(slot("123456789"), 0x31c3);
         assert_eq!(slot("foo{bar}baz"), slot("bar"));
         assert_eq!(
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_of_most_slots_then_nodes_then_the_newest_is_the_best() {
+    fn best_slot_map_has_most_slots_then_nodes_then_epoch() {
         let at = |first, last, port: u16| (first, last, format!("127.0.0.1:{port}"));
         let whole = |port| vec![at(0, 16_383, port)];
         let best = |answers: &[(Vec<Range>, Option<u64>)]| {
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_leaving_primary_missed_is_sent_to_the_others() {
+    async fn missed_invalidations_of_a_leaving_primary_go_to_the_others() {
         let cluster = cluster();
         assert!(cluster.adopt(&all_slots_at(1)));
         assert!(!cluster.adopt(&all_slots_at(1)));
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_primary_has_the_history_of_one_that_leaves_whatever_else_it_takes() {
+    async fn new_primary_inherits_the_history_of_a_leaving_one() {
         let (cluster, now) = (cluster(), Instant::now());
         let range = |first, last, port: u16| (first, last, format!("127.0.0.1:{port}"));
         let mut history = History::default();
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_without_slots_stays_until_it_has_some() {
+    async fn node_without_slots_is_kept_until_it_has_some() {
         let cluster = cluster();
         cluster.adopt(&all_slots_at(1));
         let other = cluster.without_slots("127.0.0.1:2").expect("an address");
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_and_nameless_hosts_are_called_as_they_were_asked() {
+    fn slot_ranges_are_parsed_and_empty_hosts_use_the_own_address() {
         let node = |host: &str, port| {
             Value::Array(vec![
                 Value::BulkString(host.as_bytes().to_vec()),

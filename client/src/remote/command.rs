@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_states_are_read() {
+    fn hit_stale_and_miss_replies_are_parsed() {
         let answer = |state, value, pttl, token, tags: &[&str]| {
             fetched(Value::Array(vec![
                 bulk(state),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_contract_does_not_know_is_refused() {
+    fn unknown_replies_are_refused() {
         assert!(fetched(Value::Nil).is_err());
         assert!(fetched(Value::Array(vec![bulk("HIT")])).is_err());
         let no_tags = Value::Array(vec![]);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_are_no_text_are_not_taken_for_none() {
+    fn tags_that_are_not_utf8_are_unknown_not_empty() {
         let tags = Value::Array(vec![Value::BulkString(vec![0xff])]);
         let answer = Value::Array(vec![
             bulk("HIT"),

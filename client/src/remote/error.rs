@@ -366,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_say_stands_in_one_line() {
+    fn foreign_error_messages_are_shown_in_one_line() {
         let source = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
             "no database:\n  1: timeout\n\n  2: none",
         ));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_answer_that_nobody_understands_only_the_beginning_is_formatted() {
+    fn unexpected_reply_is_truncated_while_it_is_formatted() {
         struct Endless<'a>(&'a std::cell::Cell<usize>);
         impl fmt::Debug for Endless<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

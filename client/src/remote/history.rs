@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_lineage_lacks_what_came_after_its_start() {
+    fn new_lineage_lacks_invalidations_after_its_start() {
         let begin = Instant::now();
         let at = |secs| begin + Duration::from_secs(secs);
         let lost = |lineage, start, since| {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_are_bounded() {
+    fn number_of_readings_is_limited() {
         let start = Instant::now();
         let mut history = History::default();
         history.connected(reading("a", 0, 0), start, start);

@@ -136,7 +136,7 @@ mod tests {
 
     /// However a message is damaged, only what it contains is read, in the form in which a sender would send it.
     #[test]
-    fn damaged_messages_drop_everything_or_tags_that_stand_in_them() {
+    fn fuzzed_messages_drop_everything_or_only_tags_they_contain() {
         let mut by_condition = message(b'W', &[]);
         by_condition.extend(
             b"A\0\0\0\x02\0\0\0\x01a\0\0\0\x01bO\0\0\0\x01\0\0\0\x01cN\0\0\0\x01\0\0\0\x01d",
@@ -177,7 +177,7 @@ mod tests {
 
     /// The same through the form in which redis-rs returns a push.
     #[test]
-    fn damaged_pushes_are_read_or_drop_everything() {
+    fn fuzzed_pushes_are_parsed_or_drop_everything() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let corpus = [message(b'I', &[b"tenant:7"]), b"invalidate".to_vec()];
         let kinds = [
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_of_hard_and_soft_messages_are_read_whatever_bytes_they_hold() {
+    fn tags_of_any_bytes_are_parsed_from_hard_and_soft_messages() {
         for (kind, effect) in [(b'I', Invalidation::Hard), (b'R', Invalidation::Soft)] {
             let tags: &[&[u8]] = &[b"tenant:7", b"\x00\xff"];
             let expected = Push::Tags(effect, tags.to_vec());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn of_conditions_a_tag_is_read_that_every_matching_entry_carries() {
+    fn condition_messages_yield_a_tag_of_every_matching_entry() {
         let clause = |word: u8, tags: &[&[u8]]| {
             let count = (tags.len() as u32).to_be_bytes();
             [&[word], count.as_slice(), &message(b'W', tags)[10..]].concat()
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_drops_everything() {
+    fn unreadable_messages_drop_everything() {
         let good = message(b'I', &[b"tenant:7"]);
         assert_eq!(decode(&message(b'F', &[])), Push::Everything);
         assert_eq!(decode(&message(b'X', &[b"tag"])), Push::Everything);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn pushes_are_read_and_unreadable_ones_err_on_the_safe_side() {
+    fn pushes_are_parsed_and_unreadable_ones_drop_everything() {
         let channel = channel(0);
         let push = |kind, data| PushInfo { kind, data };
         let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_an_invalidation_is_one() {
+    fn messages_of_other_channels_and_kinds_are_ignored() {
         assert_eq!(channel(3), "__cache@3__:invalidate");
         let text = |text: &str| Value::SimpleString(text.to_owned());
         let (kind, message) = (PushKind::Message, "\u{1}F12345678");

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_merged_and_sent_once() {
+    fn missed_invalidations_are_merged_and_sent_once() {
         let mut backlog = Backlog::default();
         let waiting = &mut backlog.waiting;
         assert!(waiting.add(&Missed::of(Invalidation::Soft, &tags(&["s"]))));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn written_keys_go_together_after_the_tags() {
+    fn written_keys_are_sent_in_batches_after_the_tags() {
         let now = Instant::now();
         let mut recent = Recent::new(String::new());
         let mut backlog = Backlog::default();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_refused_as_a_whole() {
+    fn invalidation_above_the_limit_is_refused_as_a_whole() {
         let mut missed = Missed::default();
         let many: Vec<String> = (0..MAX_TAGS).map(|n| n.to_string()).collect();
         assert!(missed.add(&Missed::of(Invalidation::Hard, &many)));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_sent_is_part_of_what_others_take_over() {
+    fn takeover_includes_invalidations_in_flight() {
         let mut backlog = Backlog::default();
         backlog
             .waiting
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_tag_keeps_no_other_from_being_sent() {
+    fn refused_tag_does_not_block_other_tags() {
         let mut backlog = Backlog::default();
         let many: Vec<String> = (1000..3500).map(|n| n.to_string()).collect();
         backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_tag_waits_alone() {
+    fn denied_tag_is_retried_without_blocking_others() {
         let mut backlog = Backlog::default();
         let many = tags(&["a", "b", "denied", "denied too", "x", "y"]);
         backlog.waiting.add(&Missed::of(Invalidation::Hard, &many));
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn recent_invalidations_are_forgotten_after_a_while() {
+    fn recent_invalidations_are_forgotten_after_some_time() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut recent = Recent::new(String::new());
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn one_command_holds_no_more_than_so_many_bytes() {
+    fn commands_are_limited_in_bytes() {
         let mut backlog = Backlog::default();
         let half = |first: &str| first.repeat(MOST_BYTES * 2 / 3);
         let long = [half("a"), half("b"), half("c"), "d".to_owned()];
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_was_missed_counts() {
+    fn tags_flush_and_keys_are_all_counted() {
         let now = Instant::now();
         let mut recent = Recent::new(String::new());
         recent.add(&Missed::of(Invalidation::Hard, &tags(&["a"])), now);
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_invalidate_in_the_namespace_is_remembered() {
+    fn invalidations_by_others_in_the_namespace_are_remembered() {
         let now = Instant::now();
         let remembered = |prefix: &str, push: &Push<'_>| {
             let mut recent = Recent::new(prefix.to_owned());

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_at_its_limit_does_not_change_its_state_with_every_command() {
+    fn out_of_memory_state_lasts_for_some_time() {
         let full = || Error::OutOfMemory {
             node: "server".to_owned(),
             message: "OOM".to_owned(),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_refuses_while_it_is_away_does_not_make_it_connected() {
+    fn refusal_during_an_outage_does_not_mean_connected() {
         let mut record = Record::new();
         let error = Error::ReadOnly {
             node: "server".to_owned(),

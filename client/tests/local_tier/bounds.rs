@@ -13,7 +13,7 @@ use tagcache::{Entry, LocalCache};
 use crate::MINUTE;
 
 #[test]
-fn a_small_cache_holds_exactly_what_it_is_made_for() {
+fn small_cache_holds_exactly_its_maximum_of_entries() {
     for entries in 0..=130 {
         let cache: LocalCache<usize> = LocalCache::new(entries);
         for i in 0..entries {
@@ -33,7 +33,7 @@ fn a_small_cache_holds_exactly_what_it_is_made_for() {
 }
 
 #[test]
-fn a_large_cache_never_holds_more_and_little_less() {
+fn large_cache_holds_at_most_its_maximum_and_little_less() {
     let cache: LocalCache<usize> = LocalCache::new(100_000);
     for i in 0..250_000 {
         cache.set(&i.to_string(), i, MINUTE, []);
@@ -43,7 +43,7 @@ fn a_large_cache_never_holds_more_and_little_less() {
 }
 
 #[test]
-fn bytes_are_bounded_whatever_the_mix() {
+fn bytes_stay_below_the_limit_for_any_mix_of_weights() {
     const MAX: u64 = 1 << 20;
     for shards in [1, 8] {
         let cache: LocalCache<u64> = LocalCache::builder()
@@ -69,7 +69,7 @@ fn bytes_are_bounded_whatever_the_mix() {
 }
 
 #[test]
-fn the_heaviest_entry_is_kept_and_a_heavier_one_is_not() {
+fn entry_of_the_maximum_weight_is_kept_and_a_heavier_one_is_not() {
     let cache: LocalCache<u64> = LocalCache::builder()
         .max_entries(1000)
         .max_bytes(1_000_000)
@@ -94,7 +94,7 @@ fn the_heaviest_entry_is_kept_and_a_heavier_one_is_not() {
 }
 
 #[test]
-fn an_entry_weighs_its_value_its_key_and_its_tags() {
+fn entry_weight_includes_value_key_and_tags() {
     let bytes = |key: &str, entry: Entry<Vec<String>>| {
         let cache: LocalCache<u32> = LocalCache::builder().weigher(|_, _| 1000).build();
         cache.set_with(key, 1, entry);
@@ -119,7 +119,7 @@ fn an_entry_weighs_its_value_its_key_and_its_tags() {
 }
 
 #[test]
-fn absurd_weights_and_limits_do_no_harm() {
+fn extreme_weights_and_limits_are_handled() {
     let cache: LocalCache<u64> = LocalCache::builder()
         .max_entries(usize::MAX)
         .max_bytes(u64::MAX)
@@ -153,7 +153,7 @@ fn absurd_weights_and_limits_do_no_harm() {
 }
 
 #[test]
-fn more_shards_than_entries_do_not_shut_entries_out() {
+fn more_shards_than_entries_still_allow_entries() {
     for (max_entries, max_bytes) in [(1, None), (10, None), (100, None), (1000, Some(20_000))] {
         let mut builder = LocalCache::builder()
             .max_entries(max_entries)
@@ -178,7 +178,7 @@ fn more_shards_than_entries_do_not_shut_entries_out() {
 
 /// A value that is refused, overwritten or evicted at that moment does not count as held.
 #[test]
-fn no_figure_is_beyond_its_limit_or_runs_backwards_while_threads_write() {
+fn stats_stay_within_limits_during_concurrent_writes() {
     const MAX: u64 = 1 << 20;
     let cache: LocalCache<u64> = LocalCache::builder()
         .max_entries(500)
@@ -215,7 +215,7 @@ fn no_figure_is_beyond_its_limit_or_runs_backwards_while_threads_write() {
 
 /// If the cost were quadratic in the tags, this would take minutes.
 #[test]
-fn an_entry_may_have_very_many_tags() {
+fn entry_can_have_300000_tags() {
     const TAGS: usize = 300_000;
     let cache: LocalCache<u32> = LocalCache::new(10);
     let tags: Vec<String> = (0..TAGS).map(|i| format!("tag {}", i / 2)).collect();
@@ -227,7 +227,7 @@ fn an_entry_may_have_very_many_tags() {
 }
 
 #[test]
-fn a_storm_of_tags_is_forgotten() {
+fn millions_of_unused_tags_are_forgotten() {
     const TAGS: usize = 1_000_000;
     let cache: LocalCache<usize> = LocalCache::new(1000);
     // Only while a load is under way must unknown tags be remembered.

@@ -26,7 +26,7 @@ impl Drop for Stopper {
 }
 
 #[test]
-fn a_cleanup_can_be_ended_even_by_itself() {
+fn cleanup_can_be_stopped_from_within() {
     const ENTRIES: usize = 2000;
     let cache: LocalCache<Stopper> = LocalCache::new(2 * ENTRIES);
     for i in 0..ENTRIES {
@@ -58,7 +58,7 @@ impl Drop for Slow {
 }
 
 #[test]
-fn once_it_is_stopped_no_cleanup_goes_on() {
+fn stop_cleanup_waits_for_the_running_cleanup() {
     let cache: LocalCache<Slow> = LocalCache::new(10);
     let (begun, has_begun) = mpsc::channel();
     let ended = Arc::new(AtomicBool::new(false));
@@ -74,7 +74,7 @@ fn once_it_is_stopped_no_cleanup_goes_on() {
 }
 
 #[test]
-fn starting_and_stopping_from_everywhere_does_not_deadlock() {
+fn concurrent_start_and_stop_of_cleanup_do_not_deadlock() {
     let cache: LocalCache<u32> = LocalCache::new(100);
     thread::scope(|scope| {
         for _ in 0..4 {

@@ -7,7 +7,7 @@ use tagcache::LocalCache;
 use crate::MINUTE;
 
 #[test]
-fn every_hit_of_every_thread_is_counted() {
+fn every_hit_of_all_threads_is_counted() {
     let cache: LocalCache<usize> = LocalCache::new(100);
     for i in 0..50 {
         cache.set(&i.to_string(), i, MINUTE, []);
@@ -31,7 +31,7 @@ fn every_hit_of_every_thread_is_counted() {
 }
 
 #[test]
-fn counts_survive_expiry_until_the_second_cleanup() {
+fn counts_survive_invalidation_until_the_second_cleanup() {
     let cache: LocalCache<u32> = LocalCache::new(100);
     for _ in 0..3 {
         cache.set("hot", 1, MINUTE, ["tag"]);
@@ -48,7 +48,7 @@ fn counts_survive_expiry_until_the_second_cleanup() {
 }
 
 #[test]
-fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
+fn untracked_entry_keeps_its_hits_when_overwritten() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
     let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
     cache.set("leader", 1, MINUTE, []);
@@ -66,7 +66,7 @@ fn an_entry_that_is_not_tracked_keeps_its_hits_when_it_is_overwritten() {
 }
 
 #[test]
-fn a_key_whose_entry_has_left_keeps_its_place_by_its_hits() {
+fn removed_key_stays_listed_until_another_has_more_hits() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
     let read = |key: &str, times: usize| (0..times).all(|_| cache.get(key).is_some());
     cache.set("gone", 1, MINUTE, []);
@@ -80,7 +80,7 @@ fn a_key_whose_entry_has_left_keeps_its_place_by_its_hits() {
 }
 
 #[test]
-fn a_key_that_comes_back_goes_on_with_its_hits_though_all_places_are_taken() {
+fn key_set_again_keeps_its_hits_if_the_list_is_full() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
     for hits in 1..10 {
         cache.set("key", 1, MINUTE, []);
@@ -96,7 +96,7 @@ fn a_key_that_comes_back_goes_on_with_its_hits_though_all_places_are_taken() {
 
 /// A cleanup forgets keys that have been gone for long, and gives their places to the entries that follow them.
 #[test]
-fn a_cleanup_tracks_entries_that_had_fewer_hits_than_those_it_forgets() {
+fn cleanup_replaces_forgotten_keys_by_the_next_entries() {
     let cache: LocalCache<u32> = LocalCache::builder().max_tracked(1).build();
     cache.set("gone", 1, MINUTE, []);
     cache.set("there", 1, MINUTE, []);

@@ -19,7 +19,7 @@ use tagcache::{Entry, LocalCache, local::Reservation};
 use crate::MINUTE;
 
 #[test]
-fn one_load_however_many_ask_at_once() {
+fn concurrent_callers_share_one_load() {
     const THREADS: usize = 16;
     let cache: LocalCache<u32> = LocalCache::new(10);
     let loads = AtomicUsize::new(0);
@@ -41,7 +41,7 @@ fn one_load_however_many_ask_at_once() {
 }
 
 #[test]
-fn a_load_that_panics_is_taken_over() {
+fn panicking_load_is_taken_over_by_a_waiter() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let (entered, has_entered) = mpsc::channel();
     let (go, may_go) = mpsc::channel::<()>();
@@ -65,7 +65,7 @@ fn a_load_that_panics_is_taken_over() {
 }
 
 #[test]
-fn a_failed_load_is_an_error_for_all_who_wait() {
+fn failed_load_is_an_error_for_all_waiters() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let loads = AtomicUsize::new(0);
     let (go, may_go) = mpsc::channel::<()>();
@@ -115,7 +115,7 @@ fn a_failed_load_is_an_error_for_all_who_wait() {
 }
 
 #[test]
-fn an_error_goes_to_its_caller_and_is_not_stored() {
+fn load_error_is_returned_and_not_stored() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let failed = cache.try_get_or_insert_with("key", Entry::ttl(MINUTE), || Err("down"));
     assert_eq!(failed, Err(Arc::new("down")));
@@ -124,7 +124,7 @@ fn an_error_goes_to_its_caller_and_is_not_stored() {
 }
 
 #[test]
-fn a_load_may_use_the_cache_even_for_its_own_key() {
+fn loader_can_use_the_cache_even_for_its_own_key() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let value = cache.get_or_insert_with("outer", Entry::ttl(MINUTE), || {
         let inner = cache.get_or_insert_with("inner", Entry::ttl(MINUTE), || 1);
@@ -137,7 +137,7 @@ fn a_load_may_use_the_cache_even_for_its_own_key() {
 }
 
 #[test]
-fn a_load_that_removes_its_own_key_is_not_stored() {
+fn load_that_removes_its_own_key_is_not_stored() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let value = cache.get_or_insert_with("key", Entry::ttl(MINUTE).tags(["tag"]), || {
         cache.remove("key");
@@ -153,7 +153,7 @@ fn a_load_that_removes_its_own_key_is_not_stored() {
 
 /// The load begins while the new value is still being weighed: the loaded value is older than the one that was set.
 #[test]
-fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set() {
+fn load_begun_during_a_set_does_not_replace_the_set_value() {
     type Slot<T> = Arc<Mutex<Option<T>>>;
     let handle: Slot<LocalCache<u32>> = Slot::default();
     let reservation: Slot<Reservation<u32>> = Slot::default();
@@ -180,7 +180,7 @@ fn a_load_that_begins_while_its_key_is_being_set_does_not_replace_what_was_set()
 }
 
 #[test]
-fn a_load_is_not_shared_once_a_tag_of_it_or_of_who_asks_is_invalidated() {
+fn load_is_not_shared_after_invalidation_of_its_or_the_callers_tag() {
     let none: &[&str] = &[];
     for (loaded, asked) in [(none, &["tag"][..]), (&["tag"], none), (&["tag"], &["tag"])] {
         let cache: LocalCache<u32> = LocalCache::new(10);
@@ -196,7 +196,7 @@ fn a_load_is_not_shared_once_a_tag_of_it_or_of_who_asks_is_invalidated() {
 
 /// Another caller's reservation keeps the key's loads known, but not those that have ended.
 #[test]
-fn nobody_is_given_the_result_of_a_load_that_has_ended() {
+fn result_of_an_ended_load_is_not_shared() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let reservation = cache.reserve("key");
     for value in 1..3 {
@@ -209,7 +209,7 @@ fn nobody_is_given_the_result_of_a_load_that_has_ended() {
 }
 
 #[test]
-fn the_end_of_an_overtaken_load_does_not_hide_the_one_that_replaced_it() {
+fn end_of_an_overtaken_load_does_not_affect_the_next_one() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let tagged = Entry::ttl(MINUTE).tags(["tag"]);
     let mut overtaken = Box::pin(cache.get_or_insert_async("key", tagged, std::future::pending));
@@ -229,7 +229,7 @@ fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
 }
 
 #[test]
-fn a_task_that_is_dropped_while_it_loads_is_taken_over() {
+fn load_of_a_dropped_task_is_taken_over() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let mut first =
         Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
@@ -263,7 +263,7 @@ fn poll_with<T>(bell: &Arc<Bell>, future: &mut (impl Future<Output = T> + Unpin)
 }
 
 #[test]
-fn who_waits_is_woken_where_it_waited_last_and_leaves_nothing_behind() {
+fn only_the_last_waker_of_a_waiting_task_is_woken() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let bells: [Arc<Bell>; 3] = std::array::from_fn(|_| Arc::default());
     let wait = || Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 2 }));
@@ -284,7 +284,7 @@ fn who_waits_is_woken_where_it_waited_last_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_share_a_load_and_are_woken() {
+async fn tasks_share_one_load_and_are_woken() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let loads = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..100)
@@ -310,7 +310,7 @@ async fn tasks_share_a_load_and_are_woken() {
 }
 
 #[test]
-fn threads_and_tasks_wait_for_each_other() {
+fn tasks_wait_for_the_load_of_a_thread() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     let (go, may_go) = mpsc::channel::<()>();
     let (entered, has_entered) = mpsc::channel();

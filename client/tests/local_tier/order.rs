@@ -11,7 +11,7 @@ use crate::MINUTE;
 
 /// Readers and writers with real threads: no read returns a value that was out of date before the read began.
 #[test]
-fn no_read_returns_what_was_invalidated_before_it_began() {
+fn reads_return_nothing_invalidated_before_they_began() {
     const KEYS: usize = 8;
     const READS: usize = 40_000;
     let cache: LocalCache<u64> = LocalCache::new(6);

@@ -7,7 +7,7 @@ use tagcache::{Entry, LocalCache};
 use crate::{MINUTE, wait_until};
 
 #[test]
-fn no_ttl_stores_nothing_and_replaces_what_was_there() {
+fn ttl_of_zero_stores_nothing_and_removes_the_old_value() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     cache.set("a", 1, MINUTE, []);
     cache.set("a", 2, Duration::ZERO, []);
@@ -17,7 +17,7 @@ fn no_ttl_stores_nothing_and_replaces_what_was_there() {
 }
 
 #[test]
-fn very_long_ttls_do_not_wrap_around() {
+fn very_long_ttls_do_not_overflow() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     for (key, ttl) in [
         ("max", Duration::MAX),
@@ -34,7 +34,7 @@ fn very_long_ttls_do_not_wrap_around() {
 
 /// With either call, and it is counted by its former state.
 #[test]
-fn a_read_reclaims_what_is_gone_and_leaves_what_is_stale() {
+fn read_reclaims_expired_entries_and_keeps_stale_ones() {
     type Read = fn(&LocalCache<u32>, &str) -> Option<Arc<u32>>;
     let cache: LocalCache<u32> = LocalCache::new(10);
     let reads: [Read; 2] = [LocalCache::get, LocalCache::get_stale];
@@ -57,7 +57,7 @@ fn a_read_reclaims_what_is_gone_and_leaves_what_is_stale() {
 }
 
 #[test]
-fn looking_is_not_reading() {
+fn inspecting_entries_does_not_count_as_reading() {
     let cache: LocalCache<u32> = LocalCache::new(10);
     cache.set("a", 1, MINUTE, []);
     assert!(cache.contains("a") && !cache.contains("b"));

@@ -38,7 +38,7 @@ impl Drop for Meddler {
 }
 
 #[test]
-fn a_value_may_use_the_cache_when_it_is_dropped() {
+fn drop_of_a_value_can_use_the_cache() {
     let cache: LocalCache<Option<Meddler>> = LocalCache::builder()
         .max_entries(4)
         .max_bytes(10_000)
@@ -83,7 +83,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn a_value_that_panics_when_it_is_dropped_breaks_nothing() {
+fn panic_in_drop_of_a_value_does_not_break_the_cache() {
     let cache: LocalCache<Bomb> = LocalCache::new(2);
     for key in ["a", "b", "c", "d"] {
         let _ = catch_unwind(AssertUnwindSafe(|| cache.set(key, Bomb, MINUTE, ["tag"])));

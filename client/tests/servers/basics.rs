@@ -27,7 +27,7 @@ fn ada() -> User {
 }
 
 #[test]
-fn what_is_set_is_read_by_this_and_other_processes() {
+fn set_value_is_read_by_this_and_other_processes() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         run(async {
@@ -46,7 +46,7 @@ fn what_is_set_is_read_by_this_and_other_processes() {
 }
 
 #[test]
-fn a_hit_of_the_local_tier_allocates_nothing() {
+fn local_hit_allocates_nothing() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -75,7 +75,7 @@ fn a_hit_of_the_local_tier_allocates_nothing() {
 }
 
 #[test]
-fn a_value_that_was_read_once_is_answered_without_the_server() {
+fn second_read_is_served_without_the_server() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -98,7 +98,7 @@ fn a_value_that_was_read_once_is_answered_without_the_server() {
 type Change = (&'static str, Vec<Vec<u8>>);
 
 #[test]
-fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
+fn every_change_of_a_key_removes_it_from_all_local_tiers() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let changes: Vec<Change> = vec![
@@ -149,7 +149,7 @@ fn whatever_changes_a_key_takes_it_out_of_every_local_tier() {
 }
 
 #[test]
-fn a_caller_reads_its_own_writes_at_once() {
+fn caller_reads_its_own_writes_immediately() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -172,7 +172,7 @@ fn a_caller_reads_its_own_writes_at_once() {
 }
 
 #[test]
-fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
+fn value_invalidated_during_its_read_is_returned_but_not_kept() {
     let server = Server::start();
     run(async {
         let slow = connected(builder(server.port()).codec(Slow(Duration::from_millis(200)))).await;
@@ -218,7 +218,7 @@ fn a_value_that_an_invalidation_overtakes_is_answered_but_not_kept() {
 }
 
 #[test]
-fn several_keys_are_read_together() {
+fn get_many_reads_several_keys() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -240,7 +240,7 @@ fn several_keys_are_read_together() {
 }
 
 #[test]
-fn values_expire_here_no_later_than_there() {
+fn local_value_expires_no_later_than_on_the_server() {
     let server = Server::start();
     run(async {
         // The value enters late; its TTL has been running since the read.
@@ -264,7 +264,7 @@ fn values_expire_here_no_later_than_there() {
 }
 
 #[test]
-fn nothing_is_held_here_for_longer_than_the_longest_local_time() {
+fn local_ttl_max_limits_the_time_in_the_local_tier() {
     let server = Server::start();
     run(async {
         let brief = builder(server.port()).local_ttl_max(Duration::from_millis(50));
@@ -284,7 +284,7 @@ fn nothing_is_held_here_for_longer_than_the_longest_local_time() {
 }
 
 #[test]
-fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
+fn failed_write_still_drops_the_local_value() {
     let server = Server::start();
     run(async {
         // The connection is kept while the server does not reply.
@@ -320,7 +320,7 @@ fn what_a_caller_changes_is_not_read_here_afterwards_whatever_came_of_it() {
 }
 
 #[test]
-fn who_gives_up_an_invalidation_has_emptied_his_own_tier_all_the_same() {
+fn cancelled_invalidation_still_drops_local_entries() {
     let server = Server::start();
     run(async {
         let patient = builder(server.port())
@@ -341,7 +341,7 @@ fn who_gives_up_an_invalidation_has_emptied_his_own_tier_all_the_same() {
 }
 
 #[test]
-fn touch_gives_new_times_and_says_whether_there_was_something() {
+fn touch_sets_the_ttl_and_reports_whether_the_key_existed() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -368,7 +368,7 @@ fn touch_gives_new_times_and_says_whether_there_was_something() {
 }
 
 #[test]
-fn namespaces_share_a_server_and_nothing_else() {
+fn namespaces_on_one_server_are_separate() {
     let server = Server::start();
     run(async {
         let shop = connected(builder(server.port()).namespace("shop")).await;
@@ -412,7 +412,7 @@ fn namespaces_share_a_server_and_nothing_else() {
 }
 
 #[test]
-fn other_clients_take_entries_out_of_a_namespaced_tier() {
+fn changes_by_other_clients_reach_a_namespaced_local_tier() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
@@ -448,7 +448,7 @@ fn other_clients_take_entries_out_of_a_namespaced_tier() {
 }
 
 #[test]
-fn hits_of_the_local_tier_count_on_the_server() {
+fn local_hits_are_counted_on_the_server() {
     let server = Server::start();
     run(async {
         let often = Duration::from_millis(20);
@@ -500,7 +500,7 @@ fn hits_of_the_local_tier_count_on_the_server() {
 }
 
 #[test]
-fn a_value_of_another_type_is_an_error_that_says_so() {
+fn reading_a_value_of_another_type_is_an_error() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -521,7 +521,7 @@ fn a_value_of_another_type_is_an_error_that_says_so() {
 }
 
 #[test]
-fn what_the_server_refuses_is_the_callers_to_know() {
+fn server_refusal_is_returned_to_the_caller() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -540,7 +540,7 @@ fn what_the_server_refuses_is_the_callers_to_know() {
 }
 
 #[test]
-fn bytes_are_stored_as_they_are() {
+fn bytes_are_stored_unchanged() {
     let server = Server::start();
     run(async {
         let cache: Cache<Bytes> = connected(builder(server.port()).codec(Bytes)).await;
@@ -574,7 +574,7 @@ fn bytes_are_stored_as_they_are() {
 
 #[cfg(feature = "msgpack")]
 #[test]
-fn message_pack_is_shorter_and_reads_back() {
+fn message_pack_is_smaller_than_json_and_round_trips() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).codec(tagcache::MessagePack)).await;
@@ -589,7 +589,7 @@ fn message_pack_is_shorter_and_reads_back() {
 
 #[cfg(feature = "compression")]
 #[test]
-fn large_values_are_smaller_on_the_server() {
+fn large_values_are_compressed_on_the_server() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).compress_from(1000)).await;
@@ -612,7 +612,7 @@ fn large_values_are_smaller_on_the_server() {
 }
 
 #[test]
-fn without_a_local_tier_everything_still_works() {
+fn cache_works_without_a_local_tier() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).local_max_entries(0)).await;
@@ -626,7 +626,7 @@ fn without_a_local_tier_everything_still_works() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_said_at_once() {
+fn invalid_settings_are_refused_by_build() {
     run(async {
         let config = |result: Result<Cache, Error>| matches!(result, Err(Error::Config { .. }));
         assert!(config(Cache::builder("no address").build().await));

@@ -62,7 +62,7 @@ fn several_values_are_stored_and_removed_in_one_call() {
 }
 
 #[test]
-fn one_value_that_cannot_be_stored_keeps_no_other_one_from_it() {
+fn set_many_stores_the_others_if_one_value_cannot_be_stored() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -109,7 +109,7 @@ impl Database {
 }
 
 #[test]
-fn keys_that_are_missing_are_loaded_together_and_once() {
+fn missing_keys_are_loaded_together_and_once() {
     everywhere(async |cache| {
         let database = Database::new(&["a", "b", "c"]);
         cache.set("a", &"fresh".to_owned(), long()).await.unwrap();
@@ -137,7 +137,7 @@ fn keys_that_are_missing_are_loaded_together_and_once() {
 }
 
 #[test]
-fn a_loader_may_borrow_and_its_caller_may_give_up() {
+fn scoped_loader_can_borrow_and_be_cancelled() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -198,7 +198,7 @@ fn a_loader_may_borrow_and_its_caller_may_give_up() {
 }
 
 #[test]
-fn a_loader_that_borrows_refreshes_what_is_stale() {
+fn scoped_loader_refreshes_a_stale_value() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -219,7 +219,7 @@ fn a_loader_that_borrows_refreshes_what_is_stale() {
 }
 
 #[test]
-fn tags_and_times_may_be_chosen_by_the_loaded_value() {
+fn loader_can_choose_tags_and_times() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
@@ -241,7 +241,7 @@ fn tags_and_times_may_be_chosen_by_the_loaded_value() {
 }
 
 #[test]
-fn a_tag_that_is_chosen_late_is_invalidated_in_time() {
+fn invalidation_of_a_tag_chosen_by_the_loader_is_respected() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -275,7 +275,7 @@ fn a_tag_that_is_chosen_late_is_invalidated_in_time() {
 }
 
 #[test]
-fn entries_are_dropped_by_what_they_carry_and_do_not_carry() {
+fn invalidate_where_matches_present_and_absent_tags() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         run(async {
@@ -331,7 +331,7 @@ fn entries_are_dropped_by_what_they_carry_and_do_not_carry() {
 }
 
 #[test]
-fn a_node_that_misses_an_invalidation_by_clauses_is_sent_it_later() {
+fn missed_invalidate_where_is_sent_to_the_node_later() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let cache = cache_of(&servers).await;
@@ -357,7 +357,7 @@ fn a_node_that_misses_an_invalidation_by_clauses_is_sent_it_later() {
 }
 
 #[test]
-fn an_entry_and_a_tag_can_be_looked_at() {
+fn entries_and_tags_can_be_inspected() {
     everywhere(async |cache| {
         let before = SystemTime::now() - Duration::from_secs(60);
         assert_eq!(cache.inspect("key").await.unwrap(), None);
@@ -405,7 +405,7 @@ fn an_entry_and_a_tag_can_be_looked_at() {
 }
 
 #[test]
-fn a_cache_that_is_closed_has_no_connections_and_still_loads() {
+fn closed_cache_has_no_connections_and_still_loads() {
     everywhere(async |cache| {
         cache.set("key", &"value".to_owned(), long()).await.unwrap();
         warm(&cache, "key").await;
@@ -442,7 +442,7 @@ fn a_cache_that_is_closed_has_no_connections_and_still_loads() {
 }
 
 #[test]
-fn what_most_calls_share_is_said_once() {
+fn default_entry_applies_to_calls() {
     let server = Server::start();
     run(async {
         let minute = Entry::ttl(Duration::from_secs(60)).grace(Duration::from_secs(7));
@@ -457,7 +457,7 @@ fn what_most_calls_share_is_said_once() {
 }
 
 #[test]
-fn a_hit_of_a_shared_value_is_no_copy() {
+fn hit_of_an_arc_value_is_not_copied() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -482,7 +482,7 @@ fn a_hit_of_a_shared_value_is_no_copy() {
 }
 
 #[test]
-fn a_refresh_that_failed_is_not_tried_again_for_a_while() {
+fn failed_refresh_is_not_retried_before_retry_after() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -523,7 +523,7 @@ fn a_refresh_that_failed_is_not_tried_again_for_a_while() {
 }
 
 #[test]
-fn a_value_is_taken_once_and_an_entry_gets_other_tags() {
+fn take_returns_a_value_once_and_retag_replaces_tags() {
     everywhere(async |cache| {
         cache.set("key", &7, long().tags(["old"])).await.unwrap();
         assert!(cache.get::<i32>("key").await.unwrap().is_some());
@@ -542,7 +542,7 @@ fn a_value_is_taken_once_and_an_entry_gets_other_tags() {
 }
 
 #[test]
-fn what_is_stored_while_a_tag_is_held_lives_no_longer() {
+fn hold_on_a_tag_limits_the_ttl_of_new_entries() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
@@ -558,7 +558,7 @@ fn what_is_stored_while_a_tag_is_held_lives_no_longer() {
 }
 
 #[test]
-fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
+fn several_keys_use_one_command_where_possible() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -607,7 +607,7 @@ fn several_keys_of_a_server_are_one_command_unless_one_of_them_is_in_the_way() {
 }
 
 #[test]
-fn a_value_is_added_where_there_is_none_and_replaced_under_its_tags() {
+fn add_stores_absent_keys_and_replace_keeps_tags() {
     everywhere(async |cache| {
         let entry = || long().tags(["tag"]);
         assert!(!cache.replace("key", &0, long()).await.unwrap());
@@ -642,7 +642,7 @@ fn a_value_is_added_where_there_is_none_and_replaced_under_its_tags() {
 }
 
 #[test]
-fn a_replaced_value_stays_in_its_namespace() {
+fn replaced_value_stays_in_its_namespace() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).namespace("shop")).await;
@@ -654,7 +654,7 @@ fn a_replaced_value_stays_in_its_namespace() {
 }
 
 #[test]
-fn tags_that_only_the_reader_knows_decide_what_it_reads() {
+fn get_with_tags_respects_tags_given_by_the_reader() {
     everywhere(async |cache| {
         cache.set("page", &1, long().tags(["own"])).await.unwrap();
         let soft = ["path"];
@@ -682,7 +682,7 @@ fn tags_that_only_the_reader_knows_decide_what_it_reads() {
 }
 
 #[test]
-fn a_fresh_value_is_loaded_anew_by_one_and_served_meanwhile() {
+fn refresh_loads_once_and_serves_the_old_value_meanwhile() {
     let server = Server::start();
     run(async {
         let patient = || connected(builder(server.port()).command_timeout(DEADLINE));

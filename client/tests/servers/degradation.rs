@@ -32,7 +32,7 @@ async fn behind(proxy: &Proxy) -> Cache {
 }
 
 #[test]
-fn a_server_that_is_down_at_the_start_is_no_error_and_is_used_when_it_comes() {
+fn server_down_at_start_is_used_once_it_is_up() {
     let port = free_port();
     run(async {
         let cache = builder(port).build().await.unwrap();
@@ -70,7 +70,7 @@ fn a_server_that_is_down_at_the_start_is_no_error_and_is_used_when_it_comes() {
 }
 
 #[test]
-fn a_restarted_server_is_used_again_and_nothing_of_before_is_served() {
+fn restarted_server_is_used_and_no_old_value_is_served() {
     let mut server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -97,7 +97,7 @@ fn a_restarted_server_is_used_again_and_nothing_of_before_is_served() {
 }
 
 #[test]
-fn a_killed_connection_empties_the_local_tier() {
+fn killed_connection_clears_the_local_tier() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -119,7 +119,7 @@ fn a_killed_connection_empties_the_local_tier() {
 }
 
 #[test]
-fn a_dead_connection_that_does_not_say_so_is_noticed() {
+fn silently_dead_connection_is_detected_by_the_probe() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -148,7 +148,7 @@ fn a_dead_connection_that_does_not_say_so_is_noticed() {
 }
 
 #[test]
-fn calls_to_a_server_that_does_not_answer_are_bounded() {
+fn calls_to_an_unresponsive_server_time_out() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -175,7 +175,7 @@ fn calls_to_a_server_that_does_not_answer_are_bounded() {
 }
 
 #[test]
-fn a_slow_server_is_slow_and_no_more() {
+fn calls_to_a_slow_server_still_work() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -195,7 +195,7 @@ fn a_slow_server_is_slow_and_no_more() {
 }
 
 #[test]
-fn connections_that_break_all_the_time_cost_nobody_more_than_time() {
+fn loads_succeed_while_connections_keep_breaking() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -229,7 +229,7 @@ fn connections_that_break_all_the_time_cost_nobody_more_than_time() {
 }
 
 #[test]
-fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
+fn garbled_replies_cause_errors_or_loads_but_no_panic() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -270,7 +270,7 @@ fn garbled_answers_are_errors_or_loads_and_nobody_panics() {
 }
 
 #[test]
-fn stale_values_are_served_while_the_server_is_away_if_so_configured() {
+fn stale_values_are_served_during_an_outage_if_configured() {
     let mut server = Server::start();
     run(async {
         let cache = connected(
@@ -334,7 +334,7 @@ fn stale_values_are_served_while_the_server_is_away_if_so_configured() {
 }
 
 #[test]
-fn stale_values_are_served_no_longer_than_the_bound() {
+fn stale_values_are_served_only_up_to_the_configured_time() {
     let mut server = Server::start();
     run(async {
         let cache = connected(
@@ -352,7 +352,7 @@ fn stale_values_are_served_no_longer_than_the_bound() {
 }
 
 #[test]
-fn a_server_without_the_module_is_not_taken_for_one_that_is_down() {
+fn missing_module_is_distinguished_from_a_server_down() {
     let server = Server::builder().without_module().start();
     run(async {
         let cache = builder(server.port()).build().await.unwrap();
@@ -370,7 +370,7 @@ fn a_server_without_the_module_is_not_taken_for_one_that_is_down() {
 }
 
 #[test]
-fn a_server_that_gets_the_module_later_is_used_then() {
+fn server_is_used_once_the_module_is_loaded() {
     let mut server = Server::builder()
         .without_module()
         .arg("--enable-module-command", "yes")
@@ -391,7 +391,7 @@ fn a_server_that_gets_the_module_later_is_used_then() {
 }
 
 #[test]
-fn a_server_that_is_out_of_memory_is_read_and_invalidated_and_loads_go_on() {
+fn full_server_still_serves_reads_invalidations_and_loads() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -421,7 +421,7 @@ fn a_server_that_is_out_of_memory_is_read_and_invalidated_and_loads_go_on() {
 }
 
 #[test]
-fn a_replica_is_read_and_loads_go_on_unstored() {
+fn replica_serves_reads_and_loads_are_not_stored() {
     let primary = Server::start();
     let replica = Server::builder().replica_of(&primary).start();
     run(async {
@@ -463,7 +463,7 @@ fn a_replica_is_read_and_loads_go_on_unstored() {
 }
 
 #[test]
-fn an_invalidation_that_a_server_missed_is_sent_when_it_is_back() {
+fn missed_invalidations_are_sent_after_reconnecting() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -504,7 +504,7 @@ fn an_invalidation_that_a_server_missed_is_sent_when_it_is_back() {
 }
 
 #[test]
-fn entries_without_an_end_stay_no_longer_here_than_configured() {
+fn entry_without_ttl_leaves_the_local_tier_after_local_ttl_max() {
     let server = Server::start();
     run(async {
         let cache =

@@ -12,7 +12,7 @@ mod quick_start;
 mod shop;
 
 #[test]
-fn the_quick_start_runs_through() {
+fn quick_start_example_runs() {
     let server = Server::start();
     run(quick_start::tour(&format!(
         "redis://127.0.0.1:{}",
@@ -34,7 +34,7 @@ fn ask(url: &str) -> (u16, serde_json::Value) {
 }
 
 #[test]
-fn a_write_to_the_shop_is_on_every_page_of_every_instance_at_once() {
+fn shop_example_shows_a_write_on_all_instances_immediately() {
     let server = Server::start();
     run(async {
         let mut instances = Vec::new();
@@ -106,7 +106,7 @@ fn program(page: &str) -> &str {
 }
 
 #[test]
-fn the_program_of_the_readme_is_the_example_that_is_built() {
+fn program_in_the_readme_matches_the_example() {
     let example = include_str!("../../examples/readme.rs");
     let example = &example[example.find("use ").expect("its first line")..];
     assert_eq!(program(include_str!("../../README.md")), example);
@@ -116,7 +116,7 @@ fn the_program_of_the_readme_is_the_example_that_is_built() {
 }
 
 #[test]
-fn there_are_no_more_public_names_than_forty_five() {
+fn public_names_are_at_most_45() {
     let pages = [
         include_str!("../../src/lib.rs"),
         include_str!("../../src/local/mod.rs"),

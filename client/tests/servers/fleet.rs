@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::support::{Calls, builder, cache_at, connected, eventually, long, run};
 
 #[test]
-fn a_stampede_of_five_hundred_callers_in_several_processes_is_one_load() {
+fn five_hundred_callers_in_ten_caches_cause_one_load() {
     let server = Server::start();
     run(async {
         let mut caches = Vec::new();
@@ -50,7 +50,7 @@ fn a_stampede_of_five_hundred_callers_in_several_processes_is_one_load() {
 }
 
 #[test]
-fn more_waits_than_connections_are_served_one_after_the_other() {
+fn more_waits_than_connections_are_served_in_turn() {
     let server = Server::start();
     run(async {
         let loading = cache_at(&server).await;
@@ -79,7 +79,7 @@ fn more_waits_than_connections_are_served_one_after_the_other() {
 }
 
 #[test]
-fn reads_go_on_while_others_wait() {
+fn reads_continue_while_other_calls_wait() {
     let server = Server::start();
     run(async {
         let (loading, cache) = (cache_at(&server).await, cache_at(&server).await);
@@ -110,7 +110,7 @@ fn reads_go_on_while_others_wait() {
 }
 
 #[test]
-fn tasks_that_give_up_at_any_moment_leave_nothing_behind() {
+fn cancelled_calls_leave_no_leases() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;

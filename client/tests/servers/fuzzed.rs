@@ -111,7 +111,7 @@ async fn call(cache: &Cache, n: u64) {
 }
 
 #[test]
-fn damaged_replies_hang_no_call_and_end_no_task() {
+fn fuzzed_replies_do_not_hang_calls_or_panic_tasks() {
     let panics = Arc::new(AtomicU64::new(0));
     let (count, before) = (Arc::clone(&panics), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {

@@ -114,18 +114,18 @@ fn a_waiter_loads_soon_after(end: impl Fn(&mut Holder)) {
 }
 
 #[test]
-fn a_killed_lease_holder_is_not_waited_for_long() {
+fn waiter_loads_soon_after_the_lease_holder_is_killed() {
     a_waiter_loads_soon_after(Holder::kill);
 }
 
 #[test]
-fn a_hanging_lease_holder_is_not_waited_for_long() {
+fn waiter_loads_soon_after_the_lease_holder_hangs() {
     a_waiter_loads_soon_after(|holder| holder.stop());
 }
 
 /// The server that takes over knows of the invalidations meanwhile, but not that the loader began before them.
 #[test]
-fn a_lease_that_its_server_lost_is_not_had_again() {
+fn lease_lost_by_the_server_is_not_acquired_again() {
     let mut server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -157,7 +157,7 @@ fn a_lease_that_its_server_lost_is_not_had_again() {
 }
 
 #[test]
-fn a_lease_is_renewed_while_its_loader_runs() {
+fn lease_is_renewed_while_its_loader_runs() {
     let server = Server::start();
     run(async {
         let (loading, waiting) = (cache_at(&server).await, cache_at(&server).await);

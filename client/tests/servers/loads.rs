@@ -39,7 +39,7 @@ fn load_from(
 }
 
 #[test]
-fn of_many_tasks_that_miss_one_loads() {
+fn only_one_of_many_tasks_that_miss_loads() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         run(async {
@@ -62,7 +62,7 @@ fn of_many_tasks_that_miss_one_loads() {
 }
 
 #[test]
-fn of_many_processes_that_miss_one_loads() {
+fn only_one_of_many_processes_that_miss_loads() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         run(async {
@@ -93,7 +93,7 @@ fn of_many_processes_that_miss_one_loads() {
 }
 
 #[test]
-fn a_load_whose_runtime_ends_is_taken_over() {
+fn load_whose_runtime_ends_is_taken_over() {
     let server = Server::start();
     run(async {
         let other = cache_at(&server).await;
@@ -133,7 +133,7 @@ fn a_load_whose_runtime_ends_is_taken_over() {
 }
 
 #[test]
-fn a_failed_load_is_an_error_for_its_waiters_and_frees_the_key() {
+fn failed_load_is_an_error_for_its_waiters_and_frees_the_key() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -183,7 +183,7 @@ fn a_failed_load_is_an_error_for_its_waiters_and_frees_the_key() {
 }
 
 #[test]
-fn a_loader_that_panics_is_an_error_and_no_more() {
+fn panicking_loader_is_an_error_and_the_key_can_be_loaded() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -209,7 +209,7 @@ fn a_loader_that_panics_is_an_error_and_no_more() {
 }
 
 #[test]
-fn a_loader_that_takes_too_long_is_dropped() {
+fn loader_is_dropped_after_the_hard_timeout() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -234,7 +234,7 @@ fn a_loader_that_takes_too_long_is_dropped() {
 }
 
 #[test]
-fn a_value_loaded_before_an_invalidation_is_never_stored() {
+fn value_loaded_before_an_invalidation_is_never_stored() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         run(async {
@@ -269,7 +269,7 @@ fn a_value_loaded_before_an_invalidation_is_never_stored() {
 }
 
 #[test]
-fn a_caller_after_an_invalidation_gets_no_older_load() {
+fn caller_after_an_invalidation_does_not_join_an_older_load() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -310,7 +310,7 @@ fn a_caller_after_an_invalidation_gets_no_older_load() {
 }
 
 #[test]
-fn a_caller_that_gives_up_takes_nobody_with_it() {
+fn cancelled_caller_does_not_cancel_the_load_of_others() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -328,7 +328,7 @@ fn a_caller_that_gives_up_takes_nobody_with_it() {
 }
 
 #[test]
-fn what_is_not_there_is_remembered_as_such() {
+fn absence_is_cached() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -367,7 +367,7 @@ fn what_is_not_there_is_remembered_as_such() {
 }
 
 #[test]
-fn a_value_that_nobody_can_read_any_more_is_loaded_anew() {
+fn undecodable_value_is_loaded_again() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -392,7 +392,7 @@ fn a_value_that_nobody_can_read_any_more_is_loaded_anew() {
 }
 
 #[test]
-fn jitter_spreads_the_times_of_values_that_were_stored_together() {
+fn jitter_spreads_the_ttls_of_values_stored_together() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;

@@ -73,7 +73,7 @@ pub(crate) async fn move_all_of(key: &str, servers: &[Server], to: &Server, look
 }
 
 #[test]
-fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
+fn process_that_only_invalidates_detects_moved_slots() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..2]).await;
@@ -113,7 +113,7 @@ fn a_process_that_only_invalidates_learns_of_slots_that_moved() {
 }
 
 #[test]
-fn a_primary_without_slots_is_sent_what_was_invalidated_before() {
+fn new_primary_is_sent_recent_invalidations() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..1]).await;
@@ -138,7 +138,7 @@ fn a_primary_without_slots_is_sent_what_was_invalidated_before() {
 }
 
 #[test]
-fn what_a_primary_gets_late_is_gone_where_its_slot_went_meanwhile() {
+fn late_invalidation_also_reaches_the_new_owner_of_the_slot() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let slot = call!(servers[0].raw(), "CLUSTER", "KEYSLOT", "key").int();
@@ -173,7 +173,7 @@ fn what_a_primary_gets_late_is_gone_where_its_slot_went_meanwhile() {
 }
 
 #[test]
-fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
+fn key_is_followed_to_a_primary_without_slots() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     run(async {
         let cache = cache_of(&servers[..2]).await;
@@ -206,7 +206,7 @@ fn a_key_is_followed_to_a_primary_that_has_no_slots_yet() {
 }
 
 #[test]
-fn a_primary_that_is_gone_for_good_takes_only_its_own_keys_along() {
+fn loss_of_a_primary_affects_only_its_own_keys() {
     let mut servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let cache = cache_of(&servers).await;
@@ -258,7 +258,7 @@ pub(crate) fn deafen(primary: &Server, replica: &Server) {
 }
 
 #[test]
-fn a_replica_that_takes_over_is_sent_the_last_invalidation() {
+fn promoted_replica_is_sent_the_last_invalidation() {
     let servers = cluster(&Engine::default_engine(), 2, 1);
     let (mut first, mut second) = (servers[0].raw(), servers[1].raw());
     let primary = id(&mut first);
@@ -287,7 +287,7 @@ fn a_replica_that_takes_over_is_sent_the_last_invalidation() {
 }
 
 #[test]
-fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
+fn cluster_user_needs_few_permissions_and_missing_ones_are_named() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
     let grant = |rules: &str| {
         for server in &servers {
@@ -332,7 +332,7 @@ fn a_user_with_few_rights_uses_a_cluster_and_what_is_missing_is_said_by_name() {
 }
 
 #[test]
-fn a_server_that_is_no_cluster_says_so_and_one_that_is_away_may_come() {
+fn standalone_server_as_cluster_is_reported_as_an_error() {
     let server = Server::start();
     run(async {
         let urls = [

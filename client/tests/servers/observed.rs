@@ -30,7 +30,7 @@ impl Write for Log {
 
 #[cfg(feature = "tracing")]
 #[test]
-fn what_happens_is_in_the_log_once_and_no_secret_is() {
+fn events_are_logged_once_and_without_secrets() {
     use tagcache::{Cache, Servers};
     use tagcache_tests::free_port;
     use tracing::Instrument;

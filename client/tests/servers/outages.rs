@@ -29,7 +29,7 @@ async fn cut(proxy: &Proxy, cache: &Cache) {
 }
 
 #[test]
-fn a_server_that_greets_and_cannot_serve_is_down_and_says_why() {
+fn server_that_accepts_hello_but_cannot_serve_is_down() {
     // Such a replica grants HELLO, tracking and subscriptions, like a server that loads its data, and nothing else.
     let primary = free_port().to_string();
     let server = Server::builder()
@@ -51,7 +51,7 @@ fn a_server_that_greets_and_cannot_serve_is_down_and_says_why() {
 }
 
 #[test]
-fn a_server_that_has_no_room_for_another_client_is_used_when_it_has() {
+fn server_at_maxclients_is_used_once_it_accepts_clients() {
     let server = Server::builder().arg("--maxclients", "2").start();
     run(async {
         let held = [server.raw(), server.raw()];
@@ -65,7 +65,7 @@ fn a_server_that_has_no_room_for_another_client_is_used_when_it_has() {
 }
 
 #[test]
-fn a_connection_that_breaks_again_and_again_is_set_up_less_and_less_often() {
+fn reconnect_delay_grows_if_the_connection_keeps_breaking() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -83,7 +83,7 @@ fn a_connection_that_breaks_again_and_again_is_set_up_less_and_less_often() {
 }
 
 #[test]
-fn a_server_that_cannot_save_is_read_also_through_a_new_connection() {
+fn server_that_cannot_save_is_read_even_after_a_reconnect() {
     let server = Server::builder()
         .args("--save", &["3600", "1000"])
         .arg("--enable-protected-configs", "yes")
@@ -128,7 +128,7 @@ fn a_server_that_cannot_save_is_read_also_through_a_new_connection() {
 }
 
 #[test]
-fn tags_of_any_length_that_a_server_missed_are_sent_later() {
+fn missed_tags_of_any_length_are_sent_later() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -149,7 +149,7 @@ fn tags_of_any_length_that_a_server_missed_are_sent_later() {
 }
 
 #[test]
-fn nothing_is_read_before_the_server_was_sent_what_it_missed() {
+fn missed_invalidations_are_sent_before_the_first_read() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -171,7 +171,7 @@ fn nothing_is_read_before_the_server_was_sent_what_it_missed() {
 }
 
 #[test]
-fn a_denied_invalidation_is_sent_when_the_right_is_granted() {
+fn denied_invalidation_is_sent_once_permission_is_granted() {
     let server = Server::start();
     let mut admin = server.raw();
     cmd!(
@@ -205,7 +205,7 @@ fn a_denied_invalidation_is_sent_when_the_right_is_granted() {
 }
 
 #[test]
-fn an_invalidation_whose_caller_gave_up_is_sent_all_the_same() {
+fn cancelled_invalidation_is_still_sent() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -228,7 +228,7 @@ fn an_invalidation_whose_caller_gave_up_is_sent_all_the_same() {
 
 /// As after a SIGSTOP, or if a task blocks the only thread: the server's pushes of that time are not read yet.
 #[test]
-fn what_is_held_is_not_served_after_the_process_stood_still() {
+fn local_entries_are_not_served_after_the_process_was_stopped() {
     let server = Server::start();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -255,7 +255,7 @@ fn what_is_held_is_not_served_after_the_process_stood_still() {
 }
 
 #[test]
-fn a_connection_that_died_while_nobody_waited_on_it_costs_no_load() {
+fn dead_idle_waiting_connection_causes_no_extra_load() {
     let server = Server::start();
     run(async {
         let (loading, waiting) = (cache_at(&server).await, cache_at(&server).await);
@@ -307,7 +307,7 @@ fn a_connection_that_died_while_nobody_waited_on_it_costs_no_load() {
 }
 
 #[test]
-fn a_short_command_timeout_does_not_shorten_the_probes() {
+fn short_command_timeout_does_not_shorten_the_probes() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;
@@ -326,7 +326,7 @@ fn a_short_command_timeout_does_not_shorten_the_probes() {
 }
 
 #[test]
-fn a_server_with_an_endless_script_is_busy_and_loads_go_on() {
+fn server_with_an_endless_script_is_busy_and_loads_continue() {
     let server = Server::builder()
         .arg("--busy-reply-threshold", "10")
         .start();

@@ -18,7 +18,7 @@ fn answers<T>(value: T) -> std::future::Ready<Result<T, String>> {
 }
 
 #[test]
-fn what_cannot_be_stored_is_answered_and_leaves_the_lease_free() {
+fn unstorable_value_is_returned_and_its_lease_released() {
     let server = Server::builder()
         .module_args(&["tagcache.max-tags-per-entry", "128"])
         .start();
@@ -59,7 +59,7 @@ fn what_cannot_be_stored_is_answered_and_leaves_the_lease_free() {
 }
 
 #[test]
-fn one_bad_tag_keeps_no_good_one_from_being_invalidated() {
+fn one_invalid_tag_does_not_prevent_invalidating_the_others() {
     let server = Server::start();
     server.raw().call(&[
         "ACL", "SETUSER", "app", "on", ">secret", "~key*", "~good*", "&*", "+@all",
@@ -86,7 +86,7 @@ fn one_bad_tag_keeps_no_good_one_from_being_invalidated() {
 }
 
 #[test]
-fn a_denied_tag_keeps_no_other_from_being_sent_later() {
+fn denied_tag_does_not_block_other_missed_tags() {
     let server = Server::start();
     let rule = "ACL SETUSER app on >secret ~key* ~good* &* +@all";
     let rule: Vec<&str> = rule.split(' ').collect();
@@ -119,7 +119,7 @@ fn a_denied_tag_keeps_no_other_from_being_sent_later() {
 }
 
 #[test]
-fn much_is_read_and_invalidated_in_portions_that_no_server_cuts_off() {
+fn large_reads_and_invalidations_stay_below_the_output_limits() {
     let server = Server::builder()
         .arg("--client-output-buffer-limit", "pubsub 8mb 8mb 60")
         .start();
@@ -145,7 +145,7 @@ fn much_is_read_and_invalidated_in_portions_that_no_server_cuts_off() {
 }
 
 #[test]
-fn of_several_values_those_that_can_be_read_are_given() {
+fn get_many_returns_the_values_that_can_be_decoded() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -164,7 +164,7 @@ fn of_several_values_those_that_can_be_read_are_given() {
 }
 
 #[test]
-fn forever_is_forever_where_the_server_has_a_default_ttl() {
+fn forever_overrides_the_default_ttl_of_the_server() {
     let server = Server::builder()
         .module_args(&["tagcache.default-ttl-ms", "50"])
         .start();
@@ -186,7 +186,7 @@ fn forever_is_forever_where_the_server_has_a_default_ttl() {
 }
 
 #[test]
-fn an_invalidation_by_conditions_leaves_the_rest_of_the_local_tier() {
+fn invalidate_where_keeps_other_entries_in_the_local_tier() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -223,7 +223,7 @@ fn an_invalidation_by_conditions_leaves_the_rest_of_the_local_tier() {
 }
 
 #[test]
-fn a_value_weighs_what_it_is_and_the_local_tier_is_bounded() {
+fn local_values_are_weighed_by_their_uncompressed_size() {
     let server = Server::start();
     run(async {
         let small = builder(server.port()).compress_from(1000);
@@ -247,7 +247,7 @@ fn a_value_weighs_what_it_is_and_the_local_tier_is_bounded() {
 }
 
 #[test]
-fn a_miss_is_counted_once_also_where_a_stale_value_stands_in() {
+fn miss_is_counted_once_if_a_stale_value_is_served() {
     let server = Server::start();
     run(async {
         let stale = builder(server.port())
@@ -272,7 +272,7 @@ fn a_miss_is_counted_once_also_where_a_stale_value_stands_in() {
 }
 
 #[test]
-fn where_loaders_fail_nobody_waits_for_its_turn() {
+fn callers_do_not_queue_behind_failing_loaders() {
     let server = Server::start();
     run(async {
         let first = cache_at(&server).await;
@@ -326,7 +326,7 @@ fn leases(server: &Server) -> u64 {
 }
 
 #[test]
-fn a_lease_is_given_back_after_the_connection_broke_while_its_value_was_stored() {
+fn lease_is_released_if_the_connection_breaks_during_the_set() {
     let server = Server::start();
     run(async {
         let proxy = Arc::new(Proxy::before(server.port()).await);
@@ -345,7 +345,7 @@ fn a_lease_is_given_back_after_the_connection_broke_while_its_value_was_stored()
 }
 
 #[test]
-fn a_lease_whose_answer_was_lost_is_given_back() {
+fn lease_is_released_if_its_reply_was_lost() {
     let server = Server::start();
     let known = server
         .raw()

@@ -33,7 +33,7 @@ async fn first_read(cache: &Cache, key: &str) -> Option<String> {
 }
 
 #[test]
-fn an_invalidation_outlives_a_restart_from_an_older_dump() {
+fn invalidation_survives_a_restart_from_an_older_dump() {
     let mut server = Server::start();
     if !has_clock(&server) {
         return;
@@ -72,7 +72,7 @@ fn an_invalidation_outlives_a_restart_from_an_older_dump() {
 }
 
 #[test]
-fn a_server_that_lost_invalidations_and_takes_none_is_not_read() {
+fn server_that_lost_invalidations_and_refuses_them_is_not_read() {
     let mut server = Server::builder()
         .args("--save", &["3600", "1000"])
         .arg("--enable-protected-configs", "yes")
@@ -120,7 +120,7 @@ fn a_server_that_lost_invalidations_and_takes_none_is_not_read() {
 }
 
 #[test]
-fn what_others_invalidate_at_a_new_lineage_hides_no_loss() {
+fn invalidations_by_others_do_not_hide_a_loss() {
     let mut server = Server::start();
     if !has_clock(&server) {
         return;
@@ -159,7 +159,7 @@ fn what_others_invalidate_at_a_new_lineage_hides_no_loss() {
 
 /// Otherwise a server that is slow at first would count as one that lost nothing.
 #[test]
-fn a_server_is_not_used_before_it_has_said_what_it_may_have_lost() {
+fn server_is_not_used_before_its_clock_is_known() {
     let server = Server::start();
     run(async {
         // The other command has no such form: it returns an error, but not that of an unknown command.
@@ -211,7 +211,7 @@ async fn sent_again(start: &'static str, with: fn(CacheBuilder) -> CacheBuilder)
 }
 
 #[test]
-fn a_server_that_began_before_what_is_remembered_is_cleared() {
+fn namespace_is_cleared_if_lost_invalidations_are_unknown() {
     run(async {
         for (start, expected) in [
             (
@@ -232,7 +232,7 @@ fn a_server_that_began_before_what_is_remembered_is_cleared() {
 }
 
 #[test]
-fn what_a_server_lost_is_kept_where_the_builder_says_so() {
+fn keep_after_loss_disables_clearing() {
     run(async {
         let start = "*3\r\n+second\r\n:90\r\n:9\r\n";
         let sent = sent_again(start, CacheBuilder::keep_after_loss).await;

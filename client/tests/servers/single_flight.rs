@@ -59,7 +59,7 @@ async fn alone_with_what_is_held(server: &Server) -> Cache {
 }
 
 #[test]
-fn a_caller_does_not_get_a_value_it_has_just_invalidated() {
+fn caller_does_not_get_a_value_it_has_just_invalidated() {
     let server = Server::start();
     run(async {
         let slow = builder(server.port()).codec(Slow(Duration::from_millis(300)));
@@ -83,7 +83,7 @@ fn a_caller_does_not_get_a_value_it_has_just_invalidated() {
 }
 
 #[test]
-fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either() {
+fn overtaken_load_is_not_kept_even_without_a_server() {
     let server = Server::start();
     run(async {
         let cache = alone_with_what_is_held(&server).await;
@@ -110,7 +110,7 @@ fn what_a_loader_read_before_an_invalidation_is_not_kept_without_a_server_either
 }
 
 #[test]
-fn what_was_loaded_without_a_server_is_kept_no_longer_than_its_ttl() {
+fn value_loaded_without_a_server_expires_after_its_ttl() {
     let server = Server::start();
     run(async {
         let cache = alone_with_what_is_held(&server).await;
@@ -125,7 +125,7 @@ fn what_was_loaded_without_a_server_is_kept_no_longer_than_its_ttl() {
 }
 
 #[test]
-fn waiters_outlive_the_runtime_of_the_load() {
+fn waiter_loads_if_the_runtime_of_the_load_ends() {
     let server = Server::start();
     let doomed = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -154,7 +154,7 @@ fn waiters_outlive_the_runtime_of_the_load() {
 }
 
 #[test]
-fn a_new_type_takes_the_place_of_the_old_one_also_where_the_old_one_is_waited_for() {
+fn value_of_a_new_type_replaces_the_one_waited_for() {
     let server = Server::start();
     run(async {
         let (old, new) = (cache_at(&server).await, cache_at(&server).await);
@@ -177,7 +177,7 @@ fn a_new_type_takes_the_place_of_the_old_one_also_where_the_old_one_is_waited_fo
 }
 
 #[test]
-fn a_stale_value_that_nobody_can_read_any_more_is_loaded_anew() {
+fn undecodable_stale_value_is_loaded_again() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -200,7 +200,7 @@ fn a_stale_value_that_nobody_can_read_any_more_is_loaded_anew() {
 }
 
 #[test]
-fn a_load_inside_a_load_of_the_same_key_ends_with_the_hard_time_out() {
+fn nested_load_of_the_same_key_ends_with_the_hard_timeout() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -217,7 +217,7 @@ fn a_load_inside_a_load_of_the_same_key_ends_with_the_hard_time_out() {
 }
 
 #[test]
-fn what_is_pending_can_be_finished() {
+fn finish_pending_waits_for_loads_hits_and_invalidations() {
     let server = Server::start();
     run(async {
         let seldom = builder(server.port()).report_hits_every(Duration::from_secs(3600));
@@ -259,7 +259,7 @@ async fn no_lease_is_left(cache: &Cache) {
 }
 
 #[test]
-fn a_value_that_cannot_be_stored_gives_its_lease_back() {
+fn lease_is_released_if_the_value_cannot_be_stored() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -289,7 +289,7 @@ fn a_value_that_cannot_be_stored_gives_its_lease_back() {
 }
 
 #[test]
-fn an_overtaken_load_leaves_the_next_one_alone() {
+fn end_of_an_overtaken_load_does_not_affect_the_next_one() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -329,7 +329,7 @@ impl Codec<u8> for Superstitious {
 }
 
 #[test]
-fn a_codec_that_panics_is_an_error_and_no_more() {
+fn panicking_codec_is_an_error_and_the_key_can_be_loaded() {
     let server = Server::start();
     run(async {
         let cache = connected(builder(server.port()).codec(Superstitious)).await;
@@ -345,7 +345,7 @@ fn a_codec_that_panics_is_an_error_and_no_more() {
 }
 
 #[test]
-fn what_was_held_while_the_server_was_away_is_gone_when_it_is_back() {
+fn entries_kept_during_an_outage_are_dropped_on_reconnect() {
     let server = Server::start();
     run(async {
         let stale = builder(server.port())

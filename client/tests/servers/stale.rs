@@ -49,7 +49,7 @@ fn entry() -> Entry<[&'static str; 1]> {
 }
 
 #[test]
-fn a_stale_value_is_served_at_once_while_one_caller_of_the_fleet_refreshes_it() {
+fn stale_value_is_served_while_one_caller_refreshes_it() {
     let server = Server::start();
     run(async {
         let caches = [
@@ -93,7 +93,7 @@ fn a_stale_value_is_served_at_once_while_one_caller_of_the_fleet_refreshes_it() 
 }
 
 #[test]
-fn get_answers_no_stale_value() {
+fn get_returns_no_stale_value() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -104,7 +104,7 @@ fn get_answers_no_stale_value() {
 }
 
 #[test]
-fn with_a_soft_time_out_a_quick_load_is_waited_for() {
+fn soft_timeout_waits_for_quick_loads_only() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -136,7 +136,7 @@ fn with_a_soft_time_out_a_quick_load_is_waited_for() {
 }
 
 #[test]
-fn a_loader_that_fails_leaves_the_stale_value_and_is_not_hammered() {
+fn failing_loader_keeps_the_stale_value_and_is_throttled() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -189,7 +189,7 @@ fn without_grace_a_soft_invalidation_is_a_hard_one() {
 }
 
 #[test]
-fn a_value_whose_load_took_long_is_refreshed_before_it_expires() {
+fn early_refresh_makes_a_slow_value_stale_before_its_ttl_ends() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;

@@ -83,7 +83,7 @@ pub(crate) fn like_a_primary(words: &[String]) -> String {
 }
 
 #[test]
-fn a_module_that_is_too_old_is_named_with_its_version_and_the_command_it_lacks() {
+fn old_module_is_reported_with_version_and_missing_command() {
     run(async {
         let port = scripted(|words| match words[0].as_str() {
             "HELLO" => like_a_primary(words).replace(":200", ":100"),
@@ -105,7 +105,7 @@ fn a_module_that_is_too_old_is_named_with_its_version_and_the_command_it_lacks()
 }
 
 #[test]
-fn a_server_whose_answers_are_out_of_step_is_left() {
+fn connection_with_out_of_step_replies_is_replaced() {
     run(async {
         let pings = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&pings);
@@ -136,7 +136,7 @@ fn largest_memory() -> u64 {
 }
 
 #[test]
-fn strangers_are_errors_in_one_line_and_loads_go_on() {
+fn foreign_services_cause_one_line_errors_and_loads_continue() {
     let strangers: [(&str, &[u8]); 9] = [
         ("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         ("no protocol at all", b"\x00\xff\xfe\r\n\r\n\x7f"),
@@ -183,7 +183,7 @@ fn strangers_are_errors_in_one_line_and_loads_go_on() {
 }
 
 #[test]
-fn a_service_that_asks_for_nothing_that_we_can_give_is_denied() {
+fn server_that_requires_authentication_is_denied() {
     run(async {
         // HELLO and the commands that are sent with it.
         let words = "-NOAUTH HELLO must be called with the client already authenticated\r\n";

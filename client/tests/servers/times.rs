@@ -20,7 +20,7 @@ async fn load(cache: &Cache, entry: Entry, value: Option<&str>) -> Option<String
 }
 
 #[test]
-fn absence_that_shall_not_be_remembered_is_not() {
+fn absence_is_not_cached_with_a_negative_ttl_of_zero() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -32,7 +32,7 @@ fn absence_that_shall_not_be_remembered_is_not() {
 }
 
 #[test]
-fn a_value_whose_source_is_gone_is_not_served_as_stale_for_the_rest_of_its_grace() {
+fn stale_value_is_dropped_if_its_source_is_gone() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -50,7 +50,7 @@ fn a_value_whose_source_is_gone_is_not_served_as_stale_for_the_rest_of_its_grace
 }
 
 #[test]
-fn with_a_ttl_of_zero_a_loaded_value_is_not_stored() {
+fn loaded_value_with_a_ttl_of_zero_is_not_stored() {
     let server = Server::start();
     run(async {
         let (here, there) = (cache_at(&server).await, cache_at(&server).await);
@@ -64,7 +64,7 @@ fn with_a_ttl_of_zero_a_loaded_value_is_not_stored() {
 }
 
 #[test]
-fn for_ever_is_a_time_that_everything_takes() {
+fn every_time_setting_accepts_the_maximum_duration() {
     let server = Server::start();
     run(async {
         let max = Duration::MAX;
@@ -101,7 +101,7 @@ fn for_ever_is_a_time_that_everything_takes() {
 }
 
 #[test]
-fn what_is_no_number_counts_as_zero() {
+fn nan_options_count_as_zero() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -116,7 +116,7 @@ fn what_is_no_number_counts_as_zero() {
 }
 
 #[test]
-fn touch_sets_the_grace_too() {
+fn touch_also_sets_the_grace() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
@@ -132,7 +132,7 @@ fn touch_sets_the_grace_too() {
 }
 
 #[test]
-fn a_loader_that_uses_its_time_still_holds_the_lease_when_its_value_arrives() {
+fn lease_outlasts_the_hard_timeout_and_the_network_delay() {
     let server = Server::start();
     run(async {
         let proxy = Proxy::before(server.port()).await;

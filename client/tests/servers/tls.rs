@@ -76,7 +76,7 @@ fn tls_server(
 }
 
 #[test]
-fn connections_can_be_encrypted_and_certificates_are_checked() {
+fn tls_connections_work_and_certificates_are_checked() {
     for_each_engine(|engine| {
         let dir = tempfile::tempdir().unwrap();
         let (certificates, port) = (certificates(), free_port());
@@ -132,7 +132,7 @@ async fn refusal(servers: Servers) -> String {
 }
 
 #[test]
-fn a_certificate_that_is_no_longer_valid_is_refused() {
+fn expired_certificate_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (mut certificates, port) = (certificates(), free_port());
     certificates.server = certificates.expired.clone();
@@ -147,7 +147,7 @@ fn a_certificate_that_is_no_longer_valid_is_refused() {
 }
 
 #[test]
-fn certificates_that_are_none_are_a_mistake_that_is_said_at_once() {
+fn invalid_root_certificates_are_refused_by_build() {
     run(async {
         let servers = Servers::single("rediss://localhost:1").root_certificates("no certificate");
         let error = Cache::builder(servers).build().await.unwrap_err();
@@ -156,7 +156,7 @@ fn certificates_that_are_none_are_a_mistake_that_is_said_at_once() {
 }
 
 #[test]
-fn a_user_with_just_the_rights_that_the_docs_name_can_do_everything_but_administer() {
+fn documented_permissions_suffice_for_everything_but_admin_calls() {
     for_each_engine(|engine| can_do_everything(&Server::builder().engine(engine).start()));
 }
 
@@ -196,7 +196,7 @@ fn can_do_everything(server: &Server) {
 }
 
 #[test]
-fn what_a_user_may_not_is_said_by_name() {
+fn missing_permission_is_named_in_the_error() {
     let server = Server::start();
     server.raw().call(&args![
         "ACL",
@@ -232,7 +232,7 @@ fn what_a_user_may_not_is_said_by_name() {
 }
 
 #[test]
-fn a_socket_and_another_database_serve_as_well() {
+fn unix_socket_and_another_database_work() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let server = Server::builder()
@@ -258,7 +258,7 @@ fn a_socket_and_another_database_serve_as_well() {
 }
 
 #[test]
-fn passwords_may_hold_any_character_and_are_shown_nowhere() {
+fn passwords_can_have_any_characters_and_are_never_shown() {
     let server = Server::start();
     let password = "p@:/?#[]% \u{e9}";
     let mut rule = b">".to_vec();
@@ -300,7 +300,7 @@ fn passwords_may_hold_any_character_and_are_shown_nowhere() {
 }
 
 #[test]
-fn servers_may_have_addresses_of_the_sixth_version() {
+fn ipv6_addresses_work() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         println!("no IPv6 here: skipped");
         return;
@@ -322,7 +322,7 @@ fn end_connections(server: &Server) {
 }
 
 #[test]
-fn a_password_that_is_rotated_is_asked_for_again() {
+fn rotated_password_is_requested_again() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let set = |rules: &str| {
@@ -398,7 +398,7 @@ fn a_password_that_is_rotated_is_asked_for_again() {
 }
 
 #[test]
-fn certificates_that_are_replaced_are_used_without_a_restart() {
+fn replaced_certificates_are_used_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (old, port) = (certificates(), free_port());
     let engine = Engine::default_engine();

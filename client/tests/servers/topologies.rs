@@ -27,7 +27,7 @@ pub(crate) async fn cache_of(servers: &[Server]) -> Cache {
 }
 
 #[test]
-fn one_node_of_a_cluster_is_no_single_server_unless_it_has_all_slots() {
+fn cluster_node_as_single_server_is_refused_unless_it_has_all_slots() {
     for_each_engine(|engine| {
         let servers = cluster(engine, 3, 3);
         let alone = cluster(engine, 1, 1);
@@ -55,7 +55,7 @@ fn one_node_of_a_cluster_is_no_single_server_unless_it_has_all_slots() {
 }
 
 #[test]
-fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
+fn invalidations_reach_the_keys_of_all_cluster_nodes() {
     for_each_engine(|engine| {
         let servers = cluster(engine, 3, 3);
         run(async {
@@ -105,7 +105,7 @@ fn keys_of_all_nodes_are_kept_true_and_invalidations_reach_all_of_them() {
 }
 
 #[test]
-fn a_node_that_misses_an_invalidation_is_named_and_sent_it_later() {
+fn node_that_missed_an_invalidation_is_named_and_sent_it_later() {
     let servers = cluster(&Engine::default_engine(), 3, 3);
     run(async {
         let cache = cache_of(&servers).await;
@@ -154,7 +154,7 @@ pub(crate) fn id(client: &mut RawClient) -> String {
 }
 
 #[test]
-fn a_key_that_moves_to_another_node_is_followed() {
+fn key_moving_to_another_node_is_followed() {
     let servers = cluster(&Engine::default_engine(), 2, 2);
     run(async {
         let cache = cache_of(&servers).await;
@@ -245,7 +245,7 @@ fn primary_and_replica() -> Vec<Server> {
 }
 
 #[test]
-fn a_replica_that_takes_over_is_followed() {
+fn promoted_replica_is_followed() {
     let servers = primary_and_replica();
     let mut second = servers[1].raw();
     run(async {
@@ -278,7 +278,7 @@ fn a_replica_that_takes_over_is_followed() {
 
 /// Its replica was cut off for so long that the client no longer knows which invalidations it lacks.
 #[test]
-fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
+fn promoted_replica_that_was_cut_off_serves_no_old_value() {
     let servers = primary_and_replica();
     let mut second = servers[1].raw();
     run(async {
@@ -325,7 +325,7 @@ fn a_replica_that_takes_over_without_what_is_forgotten_serves_nothing_old() {
 }
 
 #[test]
-fn what_a_primary_missed_is_sent_to_the_replica_that_takes_over() {
+fn missed_invalidations_of_a_primary_go_to_its_promoted_replica() {
     let servers = primary_and_replica();
     let mut second = servers[1].raw();
     run(async {
@@ -362,7 +362,7 @@ fn what_a_primary_missed_is_sent_to_the_replica_that_takes_over() {
 }
 
 #[test]
-fn the_primary_that_sentinels_name_is_followed() {
+fn primary_named_by_sentinels_is_followed() {
     for_each_engine(|engine| {
         let mut primary = Server::builder().engine(engine).start();
         let replica = Server::builder()
@@ -404,7 +404,7 @@ fn the_primary_that_sentinels_name_is_followed() {
 }
 
 #[test]
-fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
+fn former_primary_is_left_as_soon_as_sentinels_name_another() {
     let primary = Server::start();
     let replica = Server::builder().replica_of(&primary).start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
@@ -441,7 +441,7 @@ fn a_primary_is_left_when_the_sentinels_say_so_not_when_it_is_demoted() {
 }
 
 #[test]
-fn an_invalidation_is_not_confirmed_while_slots_have_no_known_primary() {
+fn invalidation_is_not_confirmed_while_slots_have_no_primary() {
     let engine = Engine::default_engine();
     let servers = cluster(&engine, 3, 3);
     // As far as this node knows, its own slots have no owner.
@@ -469,7 +469,7 @@ fn an_invalidation_is_not_confirmed_while_slots_have_no_known_primary() {
 }
 
 #[test]
-fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
+fn unknown_sentinel_service_is_named_in_the_error() {
     let primary = Server::start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
     run(async {
@@ -484,7 +484,7 @@ fn a_service_that_no_sentinel_knows_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_replica_that_is_named_as_primary_is_not_used_as_one() {
+fn replica_named_as_primary_by_sentinels_is_not_used() {
     let elsewhere = free_port().to_string();
     let replica = Server::builder()
         .args("--replicaof", &["127.0.0.1", &elsewhere])
@@ -503,7 +503,7 @@ fn a_replica_that_is_named_as_primary_is_not_used_as_one() {
 }
 
 #[test]
-fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
+fn outdated_sentinel_is_not_used_forever() {
     let primary = Server::start();
     let engine = primary.engine();
     // It still names a former primary.
@@ -517,7 +517,7 @@ fn a_sentinel_that_is_cut_off_is_not_believed_for_ever() {
 }
 
 #[test]
-fn what_a_primary_took_along_is_sent_to_its_successor() {
+fn invalidations_not_replicated_are_sent_to_the_new_primary() {
     let mut primary = Server::start();
     let replica = Server::builder().replica_of(&primary).start();
     let sentinel = Sentinel::watching(primary.engine(), primary.port());
@@ -550,7 +550,7 @@ fn what_a_primary_took_along_is_sent_to_its_successor() {
 const NOWHERE: &str = "203.0.113.7";
 
 #[test]
-fn a_primary_that_sentinels_announce_elsewhere_is_found_by_a_map() {
+fn map_addresses_applies_to_primaries_named_by_sentinels() {
     let server = Server::start();
     let sentinel = Sentinel::of(server.engine(), NOWHERE, 6379);
     run(async {
@@ -571,7 +571,7 @@ fn a_primary_that_sentinels_announce_elsewhere_is_found_by_a_map() {
 }
 
 #[test]
-fn nodes_that_a_cluster_announces_elsewhere_are_found_by_a_map() {
+fn map_addresses_applies_to_cluster_nodes() {
     let servers = cluster(&Engine::default_engine(), 3, 2);
     for (n, server) in servers.iter().enumerate() {
         let mut client = server.raw();
@@ -636,7 +636,7 @@ fn slots(ranges: &[(u16, u16)]) -> String {
 }
 
 #[test]
-fn a_node_with_an_older_map_is_not_believed_against_two() {
+fn slot_map_of_two_nodes_overrides_an_older_one() {
     run(async {
         let ports: Arc<OnceLock<[u16; 3]>> = Arc::default();
         let mut nodes = Vec::new();
@@ -683,7 +683,7 @@ fn a_node_with_an_older_map_is_not_believed_against_two() {
 
 /// There is no other hint: this process only invalidates, and first reads the epoch after the move.
 #[test]
-fn slots_that_move_right_after_the_map_was_read_are_noticed() {
+fn slots_moved_right_after_reading_the_map_are_detected() {
     run(async {
         let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
         let (looks, moved) = (Calls::default(), Arc::new(AtomicBool::new(false)));
@@ -725,7 +725,7 @@ fn slots_that_move_right_after_the_map_was_read_are_noticed() {
 }
 
 #[test]
-fn an_invalidation_is_not_confirmed_that_was_sent_before_all_primaries_were_known() {
+fn invalidation_sent_before_all_primaries_are_known_fails() {
     run(async {
         let ports: Arc<OnceLock<[u16; 2]>> = Arc::default();
         let is_whole = Arc::new(AtomicBool::new(false));

@@ -69,7 +69,7 @@ fn status_changes_are_events() {
 }
 
 #[test]
-fn steady_growth_over_a_whole_window_is_suspected_and_cleared_when_it_ends() {
+fn steady_growth_is_reported_as_a_leak_until_it_ends() {
     let grow = (0..=60).map(|i| (i * 10, 100 + i)); // 6 MB a minute for the default window
     let (_, seen) = evaluate(&settings(), grow.clone());
     assert_eq!(seen, ["leak"]);
@@ -78,7 +78,7 @@ fn steady_growth_over_a_whole_window_is_suspected_and_cleared_when_it_ends() {
 }
 
 #[test]
-fn what_is_no_leak_is_not_suspected() {
+fn short_stepped_cyclic_or_slow_growth_is_not_a_leak() {
     // Too short, a single step, a saw, and slower than the rate.
     let (last, seen) = evaluate(&settings(), (0..30).map(|i| (i * 10, 100 + i)));
     assert!(seen.is_empty(), "{seen:?}");
@@ -92,7 +92,7 @@ fn what_is_no_leak_is_not_suspected() {
 }
 
 #[test]
-fn no_more_samples_are_kept_than_asked_for() {
+fn at_most_the_configured_samples_are_kept() {
     let mut settings = settings();
     settings.samples = Some(5);
     let mut ring = Ring::default();
@@ -111,7 +111,7 @@ fn no_more_samples_are_kept_than_asked_for() {
 }
 
 #[test]
-fn samples_arrive_until_it_is_stopped() {
+fn samples_arrive_until_the_monitor_is_stopped() {
     let (sent, events) = mpsc::channel();
     let monitor = MemoryMonitor::builder(Script(vec![100, 990], 0))
         .interval(Duration::from_millis(10))
@@ -134,7 +134,7 @@ fn samples_arrive_until_it_is_stopped() {
 }
 
 #[test]
-fn a_monitor_may_be_dropped_by_its_own_callback() {
+fn monitor_can_be_dropped_by_its_own_callback() {
     let (sent, dropped) = mpsc::channel();
     let slot: Arc<Mutex<Option<MemoryMonitor>>> = Arc::default();
     let held = Arc::clone(&slot);
@@ -154,7 +154,7 @@ fn a_monitor_may_be_dropped_by_its_own_callback() {
 }
 
 #[test]
-fn a_callback_that_panics_ends_no_monitor() {
+fn panicking_callback_does_not_end_the_monitor() {
     let (sent, samples) = mpsc::channel();
     let monitor = MemoryMonitor::builder(Script(vec![1], 0))
         .interval(Duration::from_millis(10))
@@ -186,7 +186,7 @@ fn settings_out_of_range_are_refused() {
 }
 
 #[test]
-fn the_samples_that_are_kept_fill_the_window() {
+fn samples_must_cover_the_window() {
     let settings = |builder: MonitorBuilder| builder.settings;
     let monitor = || MemoryMonitor::builder(Script(vec![0], 0));
     let second = Duration::from_secs(1);
@@ -208,7 +208,7 @@ fn the_samples_that_are_kept_fill_the_window() {
 }
 
 #[test]
-fn a_leak_is_found_at_one_sample_a_second_with_the_defaults() {
+fn leak_is_found_with_defaults_at_one_sample_per_second() {
     let settings = MemoryMonitor::builder(Script(vec![0], 0))
         .interval(Duration::from_secs(1))
         .settings;
@@ -220,7 +220,7 @@ fn a_leak_is_found_at_one_sample_a_second_with_the_defaults() {
 }
 
 #[test]
-fn it_goes_on_after_a_stop() {
+fn monitor_can_be_restarted_after_a_stop() {
     let monitor = MemoryMonitor::builder(Script(vec![100], 0))
         .interval(Duration::from_millis(10))
         .start()
@@ -244,7 +244,7 @@ fn it_goes_on_after_a_stop() {
 }
 
 #[test]
-fn a_start_while_it_runs_does_nothing() {
+fn starting_a_running_monitor_does_nothing() {
     let monitor = MemoryMonitor::builder(Script(vec![1], 0))
         .interval(Duration::from_secs(3600))
         .start()
@@ -257,7 +257,7 @@ fn a_start_while_it_runs_does_nothing() {
 }
 
 #[test]
-fn a_monitor_that_is_dropped_ends_its_thread() {
+fn dropping_a_monitor_ends_its_thread() {
     let monitor = MemoryMonitor::builder(Script(vec![1], 0))
         .interval(Duration::from_secs(3600))
         .start()
