@@ -89,11 +89,11 @@ fn heap_profile_is_in_pprof_format_and_names_the_program() {
     let server = Server::start();
     let program = Program::start(&server, "prof:true,prof_active:true,lg_prof_sample:10");
     let (status, kind, body) = program.profile();
-    let told = String::from_utf8_lossy(&body);
+    let message = String::from_utf8_lossy(&body);
     assert_eq!(
         (status, kind.as_str()),
         (200, "application/octet-stream"),
-        "{told}"
+        "{message}"
     );
     let profile = unzipped(&body);
     let has = |text: &str| {
@@ -118,15 +118,15 @@ fn heap_profile_without_profiling_reports_how_to_enable_it() {
     for off in ["", "prof:true,prof_active:false"] {
         let program = Program::start(&server, off);
         let (status, kind, body) = program.profile();
-        let told = String::from_utf8_lossy(&body);
+        let message = String::from_utf8_lossy(&body);
         assert_eq!(
             (status, kind.as_str()),
             (409, "application/problem+json"),
-            "{told}"
+            "{message}"
         );
         assert!(
-            told.contains("_RJEM_MALLOC_CONF=prof:true,prof_active:true"),
-            "{told}"
+            message.contains("_RJEM_MALLOC_CONF=prof:true,prof_active:true"),
+            "{message}"
         );
     }
 }

@@ -188,10 +188,10 @@ impl Alerts {
             let holds = rule.condition.holds(snapshot, slack);
             let phase = match state.step(now, holds, &rule.timing) {
                 Some(Change::Fired | Change::Repeated) => Phase::Firing,
-                Some(Change::Resolved) if rule.tell_resolved => Phase::Resolved,
+                Some(Change::Resolved) if rule.notify_resolved => Phase::Resolved,
                 Some(Change::Resolved) | None => continue,
             };
-            self.tell(rule, phase, snapshot);
+            self.notify(rule, phase, snapshot);
         }
     }
 
@@ -235,7 +235,7 @@ impl Alerts {
         self.channels.iter().map(figures).collect()
     }
 
-    fn tell(&self, rule: &Rule, phase: Phase, snapshot: &Snapshot) {
+    fn notify(&self, rule: &Rule, phase: Phase, snapshot: &Snapshot) {
         let mut values: Vec<(String, Option<f64>)> = Vec::new();
         for metric in rule.condition.metrics() {
             if values.iter().all(|(name, _)| name != metric.name) {

@@ -104,7 +104,7 @@ pub(super) struct Rule {
     pub(super) channels: Vec<(String, Location)>,
     pub(super) timing: Timing,
     pub(super) hysteresis: f64,
-    pub(super) tell_resolved: bool,
+    pub(super) notify_resolved: bool,
 }
 
 #[derive(Deserialize)]
@@ -262,7 +262,7 @@ fn rule(yaml: RuleYaml, text: &str, problems: &mut Vec<Problem>) -> Option<Rule>
         channels: channels.map(|c| (c.value, c.referenced)).collect(),
         timing,
         hysteresis,
-        tell_resolved: yaml.resolve,
+        notify_resolved: yaml.resolve,
     })
 }
 
@@ -391,7 +391,7 @@ mod tests {
         let rule = &config.rules[0];
         assert_eq!(rule.timing.hold, Duration::from_secs(300));
         assert_eq!(rule.timing.cooldown, Duration::from_secs(90));
-        assert!(!rule.tell_resolved && (rule.hysteresis - 2.5).abs() < 1e-9);
+        assert!(!rule.notify_resolved && (rule.hysteresis - 2.5).abs() < 1e-9);
     }
 
     #[test]

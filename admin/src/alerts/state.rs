@@ -41,7 +41,7 @@ pub(super) struct RuleState {
     pub(super) state: State,
     resolved: Option<Duration>,
     /// Time of the last report of the alarm.
-    told: Duration,
+    reported_at: Duration,
 }
 
 impl RuleState {
@@ -60,9 +60,9 @@ impl RuleState {
         match (self.state, holds?) {
             (State::Quiet, false) => None,
             (State::Firing { .. }, true) => {
-                let due = now.saturating_sub(self.told) >= timing.repeat;
+                let due = now.saturating_sub(self.reported_at) >= timing.repeat;
                 (due && !timing.repeat.is_zero()).then(|| {
-                    self.told = now;
+                    self.reported_at = now;
                     Change::Repeated
                 })
             }
@@ -93,7 +93,7 @@ impl RuleState {
             .is_none_or(|resolved| now.saturating_sub(resolved) >= timing.cooldown);
         (held && cool).then(|| {
             self.state = State::Firing { since };
-            self.told = now;
+            self.reported_at = now;
             Change::Fired
         })
     }

@@ -286,7 +286,7 @@ fn ago(seconds: f64) -> String {
 /// Adds a description of the drawing, in words and as values: seconds before the last sample (0 and below) with the
 /// value, and the position of the plot in the drawing.
 fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) -> String {
-    let mut told = format!(
+    let mut description = format!(
         "{} over the last {}:",
         chart.title,
         ago(-first).trim_start_matches('-')
@@ -305,11 +305,11 @@ fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) 
         let unit = chart.unit;
         let name = series.name;
         let _ = write!(
-            told,
+            description,
             " {name} {last:.1} {unit} now, from {low:.1} to {high:.1};"
         );
     }
-    let told = told.trim_end_matches(';');
+    let description = description.trim_end_matches(';');
     let series: Vec<_> = chart
         .series
         .iter()
@@ -331,7 +331,7 @@ fn described(chart: &Chart, svg: &str, first: f64, (width, height): (u32, u32)) 
     // No name or unit contains a character of XML markup.
     svg.replacen("<svg ", "<svg role=\"img\" ", 1).replacen(
         '>',
-        &format!("><title>{told}</title><metadata>{values}</metadata>"),
+        &format!("><title>{description}</title><metadata>{values}</metadata>"),
         1,
     )
 }

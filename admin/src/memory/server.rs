@@ -35,17 +35,19 @@ struct Own {
     /// The server's counter at the last read: if it decreases, the server was restarted.
     seen: AtomicU64,
     /// The value that was returned last: if hits are counted before they are subtracted, the counter must not decrease.
-    told: AtomicU64,
+    returned_last: AtomicU64,
 }
 
 impl Own {
     fn without(&self, hits: u64) -> u64 {
         if hits < self.seen.swap(hits, Ordering::Relaxed) {
             self.hits.store(0, Ordering::Relaxed);
-            self.told.store(0, Ordering::Relaxed);
+            self.returned_last.store(0, Ordering::Relaxed);
         }
         let others = hits.saturating_sub(self.hits.load(Ordering::Relaxed));
-        self.told.fetch_max(others, Ordering::Relaxed).max(others)
+        self.returned_last
+            .fetch_max(others, Ordering::Relaxed)
+            .max(others)
     }
 }
 

@@ -43,7 +43,7 @@ fn requests_without_a_valid_token_are_refused() {
         ] {
             let answer = endpoint.send(method, path, headers, "");
             is_problem(&answer, 401);
-            let told = answer.headers["www-authenticate"].to_str().unwrap();
+            let challenge = answer.headers["www-authenticate"].to_str().unwrap();
             let wrong = headers
                 .iter()
                 .any(|(_, value)| value.starts_with("Bearer ") && value.len() > 7);
@@ -52,7 +52,7 @@ fn requests_without_a_valid_token_are_refused() {
             } else {
                 ""
             };
-            assert_eq!(told, format!("Bearer realm=\"tagcache\"{expected}"));
+            assert_eq!(challenge, format!("Bearer realm=\"tagcache\"{expected}"));
         }
     }
 }

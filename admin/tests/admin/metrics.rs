@@ -82,6 +82,6 @@ pub(crate) fn promtool(text: &str) {
         .write_all(text.as_bytes())
         .unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.is_empty(), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.is_empty(), "{printed}");
 }

@@ -100,8 +100,8 @@ fn delivery_to_an_absent_receiver_fails_without_showing_its_url() {
     });
     let figures = &alerts.channels()["it"];
     assert_eq!(figures.retried, 3);
-    let told = format!("{figures:?} {alerts:?}");
-    assert!(!told.contains("secret-part"), "{told}");
+    let message = format!("{figures:?} {alerts:?}");
+    assert!(!message.contains("secret-part"), "{message}");
 }
 
 #[test]
@@ -208,17 +208,20 @@ fn channels_that_cannot_be_opened_are_refused_at_startup() {
             .to_string()
     };
     let guide = include_str!("../../src/alerts/guide.yaml");
-    let told = refused(guide);
-    assert!(told.contains("line 7, column 9: channel `email`: describe it under `channels:` or set TAGCACHE_SMTP_TO"), "{told}");
-    assert!(told.contains("line 8, column 9: channel `slack`"), "{told}");
+    let message = refused(guide);
+    assert!(message.contains("line 7, column 9: channel `email`: describe it under `channels:` or set TAGCACHE_SMTP_TO"), "{message}");
     assert!(
-        told.contains("line 17, column 9: channel `pagerduty`"),
-        "{told}"
+        message.contains("line 8, column 9: channel `slack`"),
+        "{message}"
     );
-    let told = refused(&one_rule("{type: slack, url: {env: NOWHERE}}"));
     assert!(
-        told.contains("environment variable NOWHERE is not set"),
-        "{told}"
+        message.contains("line 17, column 9: channel `pagerduty`"),
+        "{message}"
+    );
+    let message = refused(&one_rule("{type: slack, url: {env: NOWHERE}}"));
+    assert!(
+        message.contains("environment variable NOWHERE is not set"),
+        "{message}"
     );
 }
 
@@ -321,10 +324,10 @@ fn invalid_response_is_retried_without_showing_the_url() {
         });
         let figures = &alerts.channels()["it"];
         assert_eq!(figures.retried, 3, "{figures:?}");
-        let told = figures.last_error.as_deref().unwrap();
+        let message = figures.last_error.as_deref().unwrap();
         assert!(
-            !told.contains("secret-part") && !told.contains("pass-word"),
-            "{told}"
+            !message.contains("secret-part") && !message.contains("pass-word"),
+            "{message}"
         );
     }
 }

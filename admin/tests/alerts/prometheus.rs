@@ -36,8 +36,8 @@ fn prometheus_accepts_the_exported_rules() {
         eprintln!("skipped: promtool is not installed (Debian's package prometheus has it)");
         return;
     };
-    let told = checked.unwrap();
-    assert!(told.contains("2 rules found"), "{told}");
+    let printed = checked.unwrap();
+    assert!(printed.contains("2 rules found"), "{printed}");
     let broken =
         promtool("groups:\n  - name: x\n    rules:\n      - alert: a\n        expr: '1 >'\n")
             .unwrap();
@@ -156,8 +156,8 @@ fn exported_rules_fire_in_prometheus_as_in_this_crate() {
         eprintln!("skipped: promtool is not installed (Debian's package prometheus has it)");
         return;
     };
-    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("SUCCESS"), "{told}");
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("SUCCESS"), "{printed}");
 }

@@ -31,7 +31,7 @@ impl Receiver {
         std::thread::spawn(move || {
             for (i, stream) in listener.incoming().enumerate() {
                 let status = statuses[i.min(statuses.len() - 1)];
-                if answer(&stream.unwrap(), status, &sender).is_none() {
+                if respond(&stream.unwrap(), status, &sender).is_none() {
                     return;
                 }
             }
@@ -51,7 +51,7 @@ impl Receiver {
     }
 }
 
-fn answer(stream: &TcpStream, status: u16, requests: &Sender<Request>) -> Option<()> {
+fn respond(stream: &TcpStream, status: u16, requests: &Sender<Request>) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -251,14 +251,14 @@ async fn charts_show_the_value_at_the_pointer_or_keyboard_cursor() {
         .run("document.getElementById('chart-memory').focus()")
         .await;
     press(&browser, "\u{e011}").await;
-    let heard = "const e = document.getElementById('chart-memory'); return [e.role, e.ariaValueNow, e.ariaValueText, e.ariaLabel.split(' over')[0]]";
-    let first = browser.run(heard).await;
+    let aria = "const e = document.getElementById('chart-memory'); return [e.role, e.ariaValueNow, e.ariaValueText, e.ariaLabel.split(' over')[0]]";
+    let first = browser.run(aria).await;
     assert_eq!(
         (&first[0], &first[1], &first[3]),
         (&json!("slider"), &json!("0"), &json!("Memory"))
     );
     press(&browser, "\u{e014}").await;
-    let second = browser.run(heard).await;
+    let second = browser.run(aria).await;
     assert_eq!(second[1], "1");
     assert!(
         second[2].as_str().unwrap().contains("resident 162.0 MB"),

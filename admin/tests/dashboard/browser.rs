@@ -198,11 +198,11 @@ fn start_driver() -> Option<(Child, u16)> {
 /// `None` if chromedriver ended before.
 fn port_of(driver: &mut Child) -> Option<u16> {
     let output = BufReader::new(driver.stdout.take().unwrap());
-    let said = "was started successfully on port ";
+    let marker = "was started successfully on port ";
     let mut lines = output.lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains(said))?;
+    let line = lines.find(|line| line.contains(marker))?;
     // Its output must be read further, or it would block.
     std::thread::spawn(move || lines.for_each(drop));
-    let port = line.split(said).nth(1)?;
+    let port = line.split(marker).nth(1)?;
     port.trim_end_matches('.').parse().ok()
 }

@@ -211,8 +211,8 @@ async fn page_shows_no_figures_before_sign_in() {
     browser
         .wait_for("document.getElementById('sign-in-error').innerText !== ''")
         .await;
-    let told = browser.run("return document.body.innerText").await;
-    assert!(!told.as_str().unwrap().contains("MB"), "{told}");
+    let text = browser.run("return document.body.innerText").await;
+    assert!(!text.as_str().unwrap().contains("MB"), "{text}");
     browser.picture("unauthorised").await;
     sign_in(&browser, TOKEN).await;
     browser
@@ -390,16 +390,16 @@ async fn screen_reader_is_notified_of_changes_but_not_of_samples() {
         .await;
     browser
         .run(
-            "window.heard = []; window.samples = 0;
+            "window.notified = []; window.samples = 0;
              const see = (e, note) => new MutationObserver(note).observe(e, {childList: true, characterData: true, subtree: true});
-             document.querySelectorAll('[role=status], [role=alert]').forEach((e) => see(e, () => heard.push(e.id)));
+             document.querySelectorAll('[role=status], [role=alert]').forEach((e) => see(e, () => notified.push(e.id)));
              see(document.getElementById('heap-used'), () => samples++);",
         )
         .await;
     browser.wait_for("samples > 10").await;
-    assert_eq!(browser.run("return heard").await, serde_json::json!([]));
+    assert_eq!(browser.run("return notified").await, serde_json::json!([]));
     page.set(97.0);
-    browser.wait_for("heard.includes('status')").await;
+    browser.wait_for("notified.includes('status')").await;
     browser.end().await;
 }
 

@@ -36,7 +36,7 @@ fn certificates() -> (String, Arc<ServerConfig>) {
 
 /// Lines that a receiver got before and after encryption began.
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     plain: Vec<String>,
     encrypted: Vec<String>,
 }
@@ -44,29 +44,29 @@ struct Heard {
 /// A receiver of one connection.
 struct Sink {
     port: u16,
-    heard: Receiver<Heard>,
+    received: Receiver<Received>,
 }
 
 impl Sink {
     fn start(
         config: Arc<ServerConfig>,
-        serve: fn(TcpStream, Arc<ServerConfig>, &mut Heard) -> std::io::Result<()>,
+        serve: fn(TcpStream, Arc<ServerConfig>, &mut Received) -> std::io::Result<()>,
     ) -> Self {
         let listener = TcpListener::bind(("localhost", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (sender, heard) = channel();
+        let (sender, received) = channel();
         std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            let mut heard = Heard::default();
+            let mut received = Received::default();
             // A client that does not trust the certificate closes the connection.
-            let _ = serve(stream, config, &mut heard);
-            let _ = sender.send(heard);
+            let _ = serve(stream, config, &mut received);
+            let _ = sender.send(received);
         });
-        Self { port, heard }
+        Self { port, received }
     }
 
-    fn heard(&self) -> Heard {
-        self.heard.recv_timeout(DEADLINE).unwrap()
+    fn received(&self) -> Received {
+        self.received.recv_timeout(DEADLINE).unwrap()
     }
 }
 
@@ -90,17 +90,17 @@ fn line(stream: &mut impl Read) -> std::io::Result<String> {
 fn starttls(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,
-    heard: &mut Heard,
+    received: &mut Received,
 ) -> std::io::Result<()> {
     stream.write_all(b"220 sink\r\n")?;
     loop {
-        let told = line(&mut stream)?;
-        heard.plain.push(told.clone());
-        match told.split(' ').next().unwrap_or_default() {
+        let text = line(&mut stream)?;
+        received.plain.push(text.clone());
+        match text.split(' ').next().unwrap_or_default() {
             "EHLO" => stream.write_all(b"250-sink\r\n250 STARTTLS\r\n")?,
             "STARTTLS" => {
                 stream.write_all(b"220 go on\r\n")?;
-                return mail(&mut encrypted(stream, config), heard);
+                return mail(&mut encrypted(stream, config), received);
             }
             "" => return Ok(()),
             _ => stream.write_all(b"500 encrypt first\r\n")?,
@@ -111,19 +111,19 @@ fn starttls(
 fn implicit(
     stream: TcpStream,
     config: Arc<ServerConfig>,
-    heard: &mut Heard,
+    received: &mut Received,
 ) -> std::io::Result<()> {
     let mut stream = encrypted(stream, config);
     stream.write_all(b"220 sink\r\n")?;
-    mail(&mut stream, heard)
+    mail(&mut stream, received)
 }
 
-fn mail(stream: &mut (impl Read + Write), heard: &mut Heard) -> std::io::Result<()> {
+fn mail(stream: &mut (impl Read + Write), received: &mut Received) -> std::io::Result<()> {
     let mut in_text = false;
     loop {
-        let told = line(stream)?;
-        heard.encrypted.push(told.clone());
-        let reply: &[u8] = match told.split(' ').next().unwrap_or_default() {
+        let text = line(stream)?;
+        received.encrypted.push(text.clone());
+        let reply: &[u8] = match text.split(' ').next().unwrap_or_default() {
             "." => {
                 in_text = false;
                 b"250 taken\r\n"
@@ -143,14 +143,18 @@ fn mail(stream: &mut (impl Read + Write), heard: &mut Heard) -> std::io::Result<
     }
 }
 
-fn https(stream: TcpStream, config: Arc<ServerConfig>, heard: &mut Heard) -> std::io::Result<()> {
+fn https(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    received: &mut Received,
+) -> std::io::Result<()> {
     let mut stream = encrypted(stream, config);
     loop {
-        let told = line(&mut stream)?;
-        if told.is_empty() {
+        let text = line(&mut stream)?;
+        if text.is_empty() {
             break;
         }
-        heard.encrypted.push(told);
+        received.encrypted.push(text);
     }
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
@@ -191,30 +195,30 @@ fn mail_with_a_password_is_sent_encrypted_or_not_at_all() {
             test(&channel(sink.port), Some(&root)).ok().out,
             "it: arrived\n"
         );
-        let heard = sink.heard();
+        let received = sink.received();
         let begins = |lines: &[String], word: &str| lines.iter().any(|line| line.starts_with(word));
         assert!(
-            !begins(&heard.plain, "AUTH") && !begins(&heard.plain, "MAIL"),
-            "{heard:?}"
+            !begins(&received.plain, "AUTH") && !begins(&received.plain, "MAIL"),
+            "{received:?}"
         );
         // PLAIN, base64 of NUL cache NUL s3cr3t.
         assert!(
-            begins(&heard.encrypted, "AUTH PLAIN AGNhY2hlAHMzY3IzdA=="),
-            "{heard:?}"
+            begins(&received.encrypted, "AUTH PLAIN AGNhY2hlAHMzY3IzdA=="),
+            "{received:?}"
         );
         assert!(
             begins(
-                &heard.encrypted,
+                &received.encrypted,
                 "Subject: [FIRING] info: Test of the channel"
             ),
-            "{heard:?}"
+            "{received:?}"
         );
 
         let stranger = Sink::start(Arc::clone(&config), serve);
         let refused = test(&channel(stranger.port), None);
         assert_eq!(refused.code, 1);
         assert!(!(refused.out + &refused.err).contains("s3cr3t"));
-        assert_eq!(stranger.heard().encrypted, [""; 0]);
+        assert_eq!(stranger.received().encrypted, [""; 0]);
     }
 }
 
@@ -231,18 +235,18 @@ fn webhook_requires_a_trusted_certificate() {
         test(&channel(sink.port), Some(&root)).ok().out,
         "it: arrived\n"
     );
-    let heard = sink.heard().encrypted;
-    assert_eq!(heard[0], "POST /hook HTTP/1.1");
+    let received = sink.received().encrypted;
+    assert_eq!(received[0], "POST /hook HTTP/1.1");
     assert!(
-        heard
+        received
             .iter()
             .any(|line| line.eq_ignore_ascii_case("x-key: s3cr3t")),
-        "{heard:?}"
+        "{received:?}"
     );
 
     let stranger = Sink::start(config, https);
     let refused = test(&channel(stranger.port), None);
     assert_eq!(refused.code, 1);
     assert!(!(refused.out + &refused.err).contains("s3cr3t"));
-    assert_eq!(stranger.heard().encrypted, [""; 0]);
+    assert_eq!(stranger.received().encrypted, [""; 0]);
 }

@@ -231,7 +231,7 @@ fn serve_delivers_a_pending_alarm_before_it_exits() {
         "--alerts",
         rules.to_str().unwrap(),
     ]);
-    let answer = |status: &str| {
+    let respond = |status: &str| {
         let mut stream = None;
         wait_until("the message comes", DEADLINE, || {
             stream = receiver.accept().ok();
@@ -250,9 +250,9 @@ fn serve_delivers_a_pending_alarm_before_it_exits() {
         stream.write_all(head.as_bytes()).unwrap();
     };
     // It would be sent again after a pause, but the program ends earlier.
-    answer("503 not now");
+    respond("503 not now");
     kill("-TERM", serving.id());
-    answer("200 fine");
+    respond("200 fine");
     assert!(serving.ends().success());
 }
 

@@ -80,14 +80,14 @@ impl Running {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let Some(Ok(line)) = lines.next() else {
-            let mut told = String::new();
+            let mut errors = String::new();
             child
                 .stderr
                 .take()
                 .unwrap()
-                .read_to_string(&mut told)
+                .read_to_string(&mut errors)
                 .unwrap();
-            panic!("it ended: {told}");
+            panic!("it ended: {errors}");
         };
         // Later output must be read, or the program would block on its pipe.
         let (sender, later) = channel();

@@ -120,7 +120,7 @@ mod tests {
         not(any(feature = "jemalloc", all(target_os = "linux", target_env = "gnu"))),
         ignore = "this allocator has no figures"
     )]
-    fn what_is_allocated_shows_and_goes_again() {
+    fn heap_figures_follow_allocations() {
         // Large and in many pieces: far more than other tests allocate meanwhile.
         const PIECES: usize = 4000;
         const PIECE: usize = 16 * 1024;

@@ -229,18 +229,18 @@ mod tests {
             let count = (tags.len() as u32).to_be_bytes();
             [&[word], count.as_slice(), &message(b'W', tags)[10..]].concat()
         };
-        let said = |clauses: &[Vec<u8>]| [message(b'W', &[]), clauses.concat()].concat();
+        let published = |clauses: &[Vec<u8>]| [message(b'W', &[]), clauses.concat()].concat();
         let (all, any, none) = (
             clause(b'A', &[b"a", b"b"]),
             clause(b'O', &[b"c", b"d"]),
             clause(b'N', &[b"e"]),
         );
         let tags = |tags: &[&'static [u8]]| Push::Tags(Invalidation::Hard, tags.to_vec());
-        let both = said(&[all.clone(), any.clone(), none.clone()]);
+        let both = published(&[all.clone(), any.clone(), none.clone()]);
         assert_eq!(decode(&both), tags(&[b"a"]));
-        let any = said(&[any, none.clone()]);
+        let any = published(&[any, none.clone()]);
         assert_eq!(decode(&any), tags(&[b"c", b"d"]));
-        assert_eq!(decode(&said(&[none])), Push::Everything);
+        assert_eq!(decode(&published(&[none])), Push::Everything);
         for cut in 11..both.len() {
             let cut = decode(&both[..cut]);
             assert!(cut == tags(&[b"a"]) || cut == Push::Everything);
@@ -278,18 +278,18 @@ mod tests {
             read(&push(PushKind::Invalidate, vec![]), &channel),
             Push::Everything
         );
-        let said = |text: &[u8]| {
+        let published = |text: &[u8]| {
             push(
                 PushKind::Message,
                 vec![bulk(channel.as_bytes()), bulk(text)],
             )
         };
-        let tagged = said(&message(b'I', &[b"t"]));
+        let tagged = published(&message(b'I', &[b"t"]));
         assert_eq!(
             read(&tagged, &channel),
             Push::Tags(Invalidation::Hard, vec![b"t"])
         );
-        assert_eq!(read(&said(b"?"), &channel), Push::Everything);
+        assert_eq!(read(&published(b"?"), &channel), Push::Everything);
         assert_eq!(
             read(&push(PushKind::Disconnection, vec![]), &channel),
             Push::Lost
@@ -313,9 +313,9 @@ mod tests {
         let text = |text: &str| Value::SimpleString(text.to_owned());
         let (kind, message) = (PushKind::Message, "\u{1}F12345678");
         let data = vec![text(&channel(3)), text(message)];
-        let said = PushInfo { kind, data };
-        assert_eq!(read(&said, &channel(3)), Push::Everything);
-        assert_eq!(read(&said, &channel(4)), Push::Nothing);
+        let published = PushInfo { kind, data };
+        assert_eq!(read(&published, &channel(3)), Push::Everything);
+        assert_eq!(read(&published, &channel(4)), Push::Nothing);
         let (kind, data) = (PushKind::Other("client-info".to_owned()), vec![]);
         assert_eq!(read(&PushInfo { kind, data }, &channel(3)), Push::Nothing);
     }

@@ -249,37 +249,43 @@ fn load_of_a_dropped_task_is_taken_over() {
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-fn poll_with<T>(bell: &Arc<Bell>, future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
-    let waker = Waker::from(Arc::clone(bell));
+fn poll_with<T>(
+    counter: &Arc<CountingWaker>,
+    future: &mut (impl Future<Output = T> + Unpin),
+) -> Poll<T> {
+    let waker = Waker::from(Arc::clone(counter));
     Pin::new(future).poll(&mut Context::from_waker(&waker))
 }
 
 #[test]
 fn only_the_last_waker_of_a_waiting_task_is_woken() {
     let cache: LocalCache<u32> = LocalCache::new(10);
-    let bells: [Arc<Bell>; 3] = std::array::from_fn(|_| Arc::default());
+    let counters: [Arc<CountingWaker>; 3] = std::array::from_fn(|_| Arc::default());
     let wait = || Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), || async { 2 }));
     let mut loader =
         Box::pin(cache.get_or_insert_async("key", Entry::ttl(MINUTE), std::future::pending));
     assert!(poll(&mut loader).is_pending());
     let (mut moves, mut gives_up) = (wait(), wait());
-    assert!(poll_with(&bells[0], &mut moves).is_pending());
-    assert!(poll_with(&bells[1], &mut moves).is_pending());
-    assert!(poll_with(&bells[2], &mut gives_up).is_pending());
+    assert!(poll_with(&counters[0], &mut moves).is_pending());
+    assert!(poll_with(&counters[1], &mut moves).is_pending());
+    assert!(poll_with(&counters[2], &mut gives_up).is_pending());
     drop(gives_up);
-    assert_eq!(Arc::strong_count(&bells[0]), 1);
-    assert_eq!(Arc::strong_count(&bells[2]), 1);
+    assert_eq!(Arc::strong_count(&counters[0]), 1);
+    assert_eq!(Arc::strong_count(&counters[2]), 1);
 
     drop(loader);
-    assert_eq!(bells.map(|bell| bell.0.load(Ordering::SeqCst)), [0, 1, 0]);
+    assert_eq!(
+        counters.map(|counter| counter.0.load(Ordering::SeqCst)),
+        [0, 1, 0]
+    );
     assert!(matches!(poll(&mut moves), Poll::Ready(value) if *value == 2));
 }
 

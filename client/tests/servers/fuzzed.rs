@@ -67,11 +67,11 @@ impl Hostile {
 
     async fn serve(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(self.clone().answer(client));
+            tokio::spawn(self.clone().respond(client));
         }
     }
 
-    async fn answer(self, client: TcpStream) -> Option<()> {
+    async fn respond(self, client: TcpStream) -> Option<()> {
         let mut client = BufReader::new(client);
         while let Some(words) = words(&mut client).await {
             let reply = self.reply(&words);

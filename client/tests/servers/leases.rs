@@ -75,7 +75,7 @@ fn holder() {
 }
 
 /// Another process holds the lease and then ends by `end`: a waiting caller loads itself, and soon.
-fn a_waiter_loads_soon_after(end: impl Fn(&mut Holder)) {
+fn assert_waiter_loads_soon_after(end: impl Fn(&mut Holder)) {
     let server = Server::start();
     let mut holder = Holder::start(&server);
     run(async {
@@ -115,12 +115,12 @@ fn a_waiter_loads_soon_after(end: impl Fn(&mut Holder)) {
 
 #[test]
 fn waiter_loads_soon_after_the_lease_holder_is_killed() {
-    a_waiter_loads_soon_after(Holder::kill);
+    assert_waiter_loads_soon_after(Holder::kill);
 }
 
 #[test]
 fn waiter_loads_soon_after_the_lease_holder_hangs() {
-    a_waiter_loads_soon_after(|holder| holder.stop());
+    assert_waiter_loads_soon_after(|holder| holder.stop());
 }
 
 /// The server that takes over knows of the invalidations meanwhile, but not that the loader began before them.

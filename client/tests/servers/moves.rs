@@ -248,7 +248,7 @@ fn loss_of_a_primary_affects_only_its_own_keys() {
 }
 
 /// Ends a replica's link to its primary.
-pub(crate) fn deafen(primary: &Server, replica: &Server) {
+pub(crate) fn cut_replication(primary: &Server, replica: &Server) {
     let mut client = replica.raw();
     cmd!(client, "CONFIG SET masteruser nobody masterauth none");
     cmd!(primary.raw(), "CLIENT KILL TYPE replica");
@@ -271,7 +271,7 @@ fn promoted_replica_is_sent_the_last_invalidation() {
             call!(second, "DBSIZE").int() == 1
         })
         .await;
-        deafen(&servers[0], &servers[1]);
+        cut_replication(&servers[0], &servers[1]);
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
         assert_eq!(cmd!(second, "CLUSTER FAILOVER TAKEOVER"), Reply::ok());
         assert!(!call!(second, "CACHE.GET", "key").is_null());

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// A loader that returns at once.
-fn answers<T>(value: T) -> std::future::Ready<Result<T, String>> {
+fn returns<T>(value: T) -> std::future::Ready<Result<T, String>> {
     std::future::ready(Ok(value))
 }
 
@@ -34,10 +34,10 @@ fn unstorable_value_is_returned_and_its_lease_released() {
         for (n, (key, tags, value)) in cases.iter().enumerate() {
             let value = *value;
             let entry = long().tags(tags);
-            let loaded = cache.get_or_load(key, entry, move || answers(value)).await;
+            let loaded = cache.get_or_load(key, entry, move || returns(value)).await;
             assert_eq!(loaded.unwrap().to_bits(), value.to_bits(), "{key}");
             assert_eq!(cache.stats().unstorable, n as u64 + 1, "{key}");
-            let loaded = other.get_or_load(key, long(), || answers(2.0_f64)).await;
+            let loaded = other.get_or_load(key, long(), || returns(2.0_f64)).await;
             assert_eq!(loaded.unwrap().to_bits(), 2.0_f64.to_bits());
             assert_eq!(other.stats().lease_waits, 0, "{key}");
             assert_eq!(
@@ -47,7 +47,7 @@ fn unstorable_value_is_returned_and_its_lease_released() {
             );
             // A caller that cannot store keeps no other one from refreshing, and gets the existing value.
             other.set(key, &3.0, long()).await.unwrap();
-            let loaded = cache.get_or_load(key, long().tags(tags), || answers(4.0_f64));
+            let loaded = cache.get_or_load(key, long().tags(tags), || returns(4.0_f64));
             assert_eq!(loaded.await.unwrap().to_bits(), 3.0_f64.to_bits(), "{key}");
         }
         let named = ["twice"; 200];
@@ -171,7 +171,7 @@ fn forever_overrides_the_default_ttl_of_the_server() {
     run(async {
         let cache = cache_at(&server).await;
         cache.set("set", &1, Entry::forever()).await.unwrap();
-        let load = cache.get_or_load("loaded", Entry::forever(), || answers(1));
+        let load = cache.get_or_load("loaded", Entry::forever(), || returns(1));
         load.await.unwrap();
         let mut raw = server.raw();
         raw.call(&["CACHE.SET", "default", "1"]);
@@ -239,7 +239,7 @@ fn local_values_are_weighed_by_their_uncompressed_size() {
         let before = cache.stats().local.bytes;
         let entry = long().weight(5 << 20);
         cache
-            .get_or_load("stated", entry, || answers(2))
+            .get_or_load("stated", entry, || returns(2))
             .await
             .unwrap();
         assert!(cache.stats().local.bytes >= before + (5 << 20));
@@ -334,7 +334,7 @@ fn lease_is_released_if_the_connection_breaks_during_the_set() {
         let (storing, entry) = (Arc::clone(&proxy), long().hard_timeout(2 * DEADLINE));
         let loader = move || async move {
             storing.turn(Weather::Cut);
-            answers(1).await
+            returns(1).await
         };
         let loaded = cache.get_or_load("key", entry, loader).await;
         assert_eq!(loaded.unwrap(), 1);
@@ -369,7 +369,7 @@ fn lease_is_released_if_its_reply_was_lost() {
             calls.push(tokio::spawn(async move {
                 let entry = long().hard_timeout(2 * DEADLINE);
                 cache
-                    .get_or_load(&format!("key{n}"), entry, || answers(1))
+                    .get_or_load(&format!("key{n}"), entry, || returns(1))
                     .await
             }));
         }
@@ -382,7 +382,7 @@ fn lease_is_released_if_its_reply_was_lost() {
         for n in 0..20 {
             let key = format!("key{n}");
             other
-                .get_or_load(&key, long(), || answers(2))
+                .get_or_load(&key, long(), || returns(2))
                 .await
                 .unwrap();
         }

@@ -48,7 +48,7 @@ async fn hang(server: &Server, cache: &Cache) {
 }
 
 /// A cache that serves its held values because its server cannot be reached.
-async fn alone_with_what_is_held(server: &Server) -> Cache {
+async fn cache_without_its_server(server: &Server) -> Cache {
     let stale = builder(server.port())
         .command_timeout(Duration::from_millis(200))
         .probe(Duration::from_millis(50), Duration::from_millis(200))
@@ -86,7 +86,7 @@ fn caller_does_not_get_a_value_it_has_just_invalidated() {
 fn overtaken_load_is_not_kept_even_without_a_server() {
     let server = Server::start();
     run(async {
-        let cache = alone_with_what_is_held(&server).await;
+        let cache = cache_without_its_server(&server).await;
         let entry = long().tags(["tag"]);
         let open = Arc::new(Notify::new());
         for by_key in [false, true] {
@@ -113,7 +113,7 @@ fn overtaken_load_is_not_kept_even_without_a_server() {
 fn value_loaded_without_a_server_expires_after_its_ttl() {
     let server = Server::start();
     run(async {
-        let cache = alone_with_what_is_held(&server).await;
+        let cache = cache_without_its_server(&server).await;
         let brief = Entry::ttl(Duration::from_millis(300)).tags(["tag"]);
         assert_eq!(load(&cache, brief, "first").await, "first");
         eventually("it expires", async || {
@@ -127,7 +127,7 @@ fn value_loaded_without_a_server_expires_after_its_ttl() {
 #[test]
 fn waiter_loads_if_the_runtime_of_the_load_ends() {
     let server = Server::start();
-    let doomed = tokio::runtime::Builder::new_multi_thread()
+    let short_lived = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
@@ -139,7 +139,7 @@ fn waiter_loads_if_the_runtime_of_the_load_ends() {
             .tags(["tag"])
             .hard_timeout(Duration::from_millis(500));
         {
-            let _inside = doomed.enter();
+            let _inside = short_lived.enter();
             drop(load_when(&cache, entry, "lost", &never));
         }
         eventually("it is being loaded", async || cache.stats().loads == 1).await;
@@ -148,7 +148,7 @@ fn waiter_loads_if_the_runtime_of_the_load_ends() {
             async move { load(&cache, entry, "mine").await }
         });
         eventually("the other waits for it", async || cache.stats().joined == 1).await;
-        doomed.shutdown_background();
+        short_lived.shutdown_background();
         assert_eq!(waiting.await.unwrap(), "mine");
     });
 }
@@ -250,7 +250,7 @@ fn finish_pending_waits_for_loads_hits_and_invalidations() {
 }
 
 /// No lease is held on the server, long before one would have run out.
-async fn no_lease_is_left(cache: &Cache) {
+async fn wait_for_no_leases(cache: &Cache) {
     eventually("no lease is left", async || {
         let stats = cache.server_stats().await.remove(0).1.unwrap();
         stats["leases"] == 0.0
@@ -268,14 +268,14 @@ fn lease_is_released_if_the_value_cannot_be_stored() {
         let odd = || async { Ok::<_, String>(HashMap::from([((1, 2), 3)])) };
         let loaded = cache.get_or_load("key", entry, odd).await.unwrap();
         assert_eq!(loaded, HashMap::from([((1, 2), 3)]));
-        no_lease_is_left(&cache).await;
+        wait_for_no_leases(&cache).await;
 
         let mut other = server.raw();
         other.call(&["CONFIG", "SET", "maxmemory", "1"]);
         let tagged = entry.tags(["tag"]);
         assert_eq!(load(&cache, tagged, "value").await, "value");
         assert!(on_server(&mut other, "key").is_none());
-        no_lease_is_left(&cache).await;
+        wait_for_no_leases(&cache).await;
         assert_eq!(cache.stats().servers[0].state, ServerState::OutOfMemory);
         other.call(&["CONFIG", "SET", "maxmemory", "0"]);
         assert_eq!(load(&cache, tagged, "value").await, "value");
@@ -315,9 +315,9 @@ fn end_of_an_overtaken_load_does_not_affect_the_next_one() {
 
 /// Panics on the number 13.
 #[derive(Clone, Copy, Debug)]
-struct Superstitious;
+struct PanickingCodec;
 
-impl Codec<u8> for Superstitious {
+impl Codec<u8> for PanickingCodec {
     fn encode(&self, value: &u8) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         assert_ne!(*value, 13, "a bug in a codec, on purpose");
         Ok(vec![*value])
@@ -332,7 +332,7 @@ impl Codec<u8> for Superstitious {
 fn panicking_codec_is_an_error_and_the_key_can_be_loaded() {
     let server = Server::start();
     run(async {
-        let cache = connected(builder(server.port()).codec(Superstitious)).await;
+        let cache = connected(builder(server.port()).codec(PanickingCodec)).await;
         let load = async |value: u8| {
             let entry = long().hard_timeout(Duration::from_millis(200));
             let loader = move || async move { Ok::<_, String>(value) };

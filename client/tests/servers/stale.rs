@@ -29,7 +29,7 @@ async fn load_when(
 }
 
 /// An entry that has just become stale.
-async fn gone_stale(cache: &Cache, server: &Server) {
+async fn store_stale_value(cache: &Cache, server: &Server) {
     let entry = Entry::ttl(Duration::from_secs(600))
         .grace(GRACE)
         .tags(["tag"]);
@@ -58,7 +58,7 @@ fn stale_value_is_served_while_one_caller_refreshes_it() {
             cache_at(&server).await,
         ];
         let (calls, open) = (Calls::default(), Arc::new(Notify::new()));
-        gone_stale(&caches[0], &server).await;
+        store_stale_value(&caches[0], &server).await;
         for _ in 0..5 {
             for cache in &caches {
                 let value = load_when(cache, entry(), "new", &calls, &open).await;
@@ -97,7 +97,7 @@ fn get_returns_no_stale_value() {
     let server = Server::start();
     run(async {
         let cache = cache_at(&server).await;
-        gone_stale(&cache, &server).await;
+        store_stale_value(&cache, &server).await;
         assert_eq!(cache.get::<String>("key").await.unwrap(), None);
         assert_eq!(cache.get_many::<String>(["key"]).await.unwrap(), [None]);
     });
@@ -109,7 +109,7 @@ fn soft_timeout_waits_for_quick_loads_only() {
     run(async {
         let cache = cache_at(&server).await;
         let (calls, open) = (Calls::default(), Arc::new(Notify::new()));
-        gone_stale(&cache, &server).await;
+        store_stale_value(&cache, &server).await;
         open.notify_one();
         let patient = entry().soft_timeout(Duration::from_secs(20));
         assert_eq!(
@@ -119,7 +119,7 @@ fn soft_timeout_waits_for_quick_loads_only() {
             "new"
         );
         // And a slow one is not.
-        gone_stale(&cache, &server).await;
+        store_stale_value(&cache, &server).await;
         let impatient = entry().soft_timeout(Duration::from_millis(50));
         assert_eq!(
             load_when(&cache, impatient, "newer", &calls, &open)
@@ -141,7 +141,7 @@ fn failing_loader_keeps_the_stale_value_and_is_throttled() {
     run(async {
         let cache = cache_at(&server).await;
         let calls = Calls::default();
-        gone_stale(&cache, &server).await;
+        store_stale_value(&cache, &server).await;
         // A lease that is not released would block all callers for longer than this test waits.
         let patient = entry()
             .soft_timeout(Duration::from_secs(20))

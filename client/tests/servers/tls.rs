@@ -382,12 +382,12 @@ fn rotated_password_is_requested_again() {
                     .is_ok_and(|value| value.is_some())
             })
             .await;
-            for (state, said) in [("", "the vault is closed"), ("panic", "panicked")] {
+            for (state, expected) in [("", "the vault is closed"), ("panic", "panicked")] {
                 state.clone_into(&mut current.lock().unwrap());
                 end_connections(&server);
                 eventually("the error says why", async || {
                     let read = cache.get::<String>("other").await;
-                    read.is_err_and(|error| error.to_string().contains(said))
+                    read.is_err_and(|error| error.to_string().contains(expected))
                 })
                 .await;
             }

@@ -532,7 +532,7 @@ fn invalidations_not_replicated_are_sent_to_the_new_primary() {
             known.items().len() == 1 && replica.raw().call(&["DBSIZE"]).int() == 1
         })
         .await;
-        crate::moves::deafen(&primary, &replica);
+        crate::moves::cut_replication(&primary, &replica);
         assert_eq!(cache.invalidate_tags(["tag"]).await.unwrap(), 1);
         primary.kill_9();
         let address = format!("127.0.0.1:{}", replica.port());

@@ -26,7 +26,7 @@ pub(super) fn check_url(url: Secret) -> Result<Secret, String> {
 }
 
 /// By default ureq uses a list of its own, without the certificate authorities of companies.
-fn trusting_what_the_system_trusts() -> TlsConfig {
+fn with_system_roots() -> TlsConfig {
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .build()
@@ -65,7 +65,7 @@ impl Post {
             // A redirect would send secret headers to a host that is not configured.
             .max_redirects(0)
             .http_status_as_error(false)
-            .tls_config(trusting_what_the_system_trusts())
+            .tls_config(with_system_roots())
             .user_agent(concat!("tagcache/", env!("CARGO_PKG_VERSION")))
             .build();
         Self {
@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn error_message_does_not_contain_the_url() {
         let post = Post::new(Secret::new("http://h/secret-part"), Vec::new());
-        let told = post.without_url("bad uri: http://h/secret-part");
-        assert_eq!(told, "bad uri: the URL");
+        let message = post.without_url("bad uri: http://h/secret-part");
+        assert_eq!(message, "bad uri: the URL");
     }
 
     #[test]

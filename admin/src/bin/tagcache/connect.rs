@@ -29,7 +29,7 @@ pub(crate) fn server(at: &At) -> Result<Server, Failure> {
         Err(error) => Err(Failure::Server(format!(
             "{}: {}",
             address(&at.redis),
-            Failure::told(&error)
+            Failure::server_message(&error)
         ))),
     }
 }

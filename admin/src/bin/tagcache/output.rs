@@ -43,7 +43,7 @@ impl Failure {
     }
 
     /// The message for a server's error.
-    pub(crate) fn told(error: &redis::RedisError) -> String {
+    pub(crate) fn server_message(error: &redis::RedisError) -> String {
         let text = error.to_string();
         if text.contains("unknown command") && text.to_ascii_uppercase().contains("CACHE.") {
             return "the module is not loaded (tagcache doctor names the remedy)".into();
@@ -88,7 +88,7 @@ impl Failure {
 
 impl From<redis::RedisError> for Failure {
     fn from(error: redis::RedisError) -> Self {
-        Self::Server(format!("the server: {}", Self::told(&error)))
+        Self::Server(format!("the server: {}", Self::server_message(&error)))
     }
 }
 

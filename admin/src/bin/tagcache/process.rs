@@ -47,7 +47,7 @@ impl Server {
         loop {
             let dir = TempDir::new()?;
             let mut server = Self::spawn(module, port.map_or_else(free_port, Ok)?, dir)?;
-            match server.wait_until_it_answers(ended) {
+            match server.wait_until_ready(ended) {
                 // Another process took the port between our check and the server's start.
                 Err(_) if port.is_none() && server.log().contains("Address already in use") => {}
                 Err(error) => return Err(format!("{error}\n{}", server.end_of_log()).into()),
@@ -107,7 +107,7 @@ impl Server {
             .spawn()
     }
 
-    fn wait_until_it_answers(&mut self, ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
+    fn wait_until_ready(&mut self, ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.exited()? {

@@ -68,7 +68,7 @@ pub(crate) fn soak(
     redis: &str,
     work: &Work,
     ended: &AtomicBool,
-    tell: bool,
+    verbose: bool,
 ) -> Result<Verdict, Failure> {
     check_duration(work)?;
     let before = server.figures()?;
@@ -91,15 +91,15 @@ pub(crate) fn soak(
         .start()
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let running = traffic.start()?;
-    let mut told = Instant::now();
+    let mut last_progress = Instant::now();
     while !running.is_over() {
         std::thread::sleep(Duration::from_millis(20));
         if ended.load(Ordering::Relaxed) {
             running.progress.stop();
         }
         // One line per minute, so that a long run shows progress.
-        if tell && told.elapsed() > Duration::from_secs(60).min(work.duration / 4) {
-            told = Instant::now();
+        if verbose && last_progress.elapsed() > Duration::from_secs(60).min(work.duration / 4) {
+            last_progress = Instant::now();
             let snapshot = monitor.snapshot();
             let growth = snapshot.growth.map_or(0.0, |growth| growth.mb_per_minute);
             note(&format!(

@@ -53,7 +53,7 @@ function nearest(chart, ago) {
   return chart.moments.reduce((best, moment, i) => (away(moment) < away(chart.moments[best]) ? i : best), 0);
 }
 
-function told(chart, moment) {
+function described(chart, moment) {
   const values = moment.values.map((n, i) => (n == null ? null : `${chart.names[i]} ${value(chart, n)}`));
   return [clock(chart, moment), ...values.filter(Boolean)].join(", ");
 }
@@ -68,8 +68,8 @@ function point(place, index) {
   const x = left + (1 - moment.ago / chart.from) * (right - left);
   for (const [name, at] of Object.entries({ x1: x, x2: x, y1: top, y2: bottom })) chart.line.setAttribute(name, at);
   chart.line.setAttribute("visibility", index == null ? "hidden" : "visible");
-  place.nextElementSibling.textContent = index == null ? "" : told(chart, moment);
-  Object.assign(place, { ariaValueMin: "0", ariaValueMax: `${last}`, ariaValueNow: `${index ?? last}`, ariaValueText: told(chart, moment) });
+  place.nextElementSibling.textContent = index == null ? "" : described(chart, moment);
+  Object.assign(place, { ariaValueMin: "0", ariaValueMax: `${last}`, ariaValueNow: `${index ?? last}`, ariaValueText: described(chart, moment) });
 }
 
 function hover(place, event) {

@@ -145,7 +145,7 @@ function askForToken(error) {
 
 let run = 0; // A sign-out or a new token ends the earlier loop.
 let stream = null;
-let heard = 0;
+let lastData = 0;
 let wake = () => {};
 
 const sleep = (ms) => new Promise((done) => { const timer = setTimeout(done, ms); wake = () => { clearTimeout(timer); done(); }; });
@@ -184,14 +184,14 @@ async function start() {
 // EventSource cannot send a token, so this reads the stream by fetch.
 async function follow() {
   const mine = (stream = new AbortController());
-  heard = Date.now();
+  lastData = Date.now();
   const response = await request("memory-stats/stream", { signal: mine.signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read().catch(() => ({ done: true }));
     if (done || mine.signal.aborted) return;
-    heard = Date.now();
+    lastData = Date.now();
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     for (const event of events) {
@@ -207,7 +207,7 @@ async function follow() {
 // If a laptop wakes up, a tab is shown again or the network returns, this fetches at once and not after the pause.
 function lookNow() {
   if (document.hidden || !$("sign-in").hidden) return;
-  if (Date.now() - heard > SILENCE_MS / 2) stream?.abort();
+  if (Date.now() - lastData > SILENCE_MS / 2) stream?.abort();
   wake();
   if (last) refreshSlow();
 }
@@ -335,6 +335,6 @@ addEventListener("unauthorized", () => {
 });
 addEventListener("online", lookNow);
 document.addEventListener("visibilitychange", lookNow);
-setInterval(() => { if (Date.now() - heard > SILENCE_MS) stream?.abort(); }, 5_000);
+setInterval(() => { if (Date.now() - lastData > SILENCE_MS) stream?.abort(); }, 5_000);
 
 start();

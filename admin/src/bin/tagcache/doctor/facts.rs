@@ -280,7 +280,7 @@ fn replicas(server: &Server, info: &Named) -> Vec<Replica> {
         let replica = server.at(ip, port).ok()?;
         let module = match replica.command::<String>("INFO", &[b"modules"]) {
             Ok(info) => module_in(&info),
-            Err(error) => Module::Unknown(Failure::told(&error)),
+            Err(error) => Module::Unknown(Failure::server_message(&error)),
         };
         Some(Replica {
             address: format!("{ip}:{port}"),

@@ -52,7 +52,7 @@ pub(super) fn run(
     let started = Instant::now();
     let running = churn.start()?;
     let mut watch = Watch::new(args.work.duration.div_duration_f64(interval) as usize + 1);
-    let mut told = started;
+    let mut last_progress = started;
     while !running.is_over() {
         std::thread::sleep(interval.min(Duration::from_millis(20)));
         if ended.load(Ordering::Relaxed) {
@@ -72,8 +72,8 @@ pub(super) fn run(
             // The workers get the same error, and report it.
             continue;
         }
-        if !json && told.elapsed() > Duration::from_secs(60).min(args.work.duration / 4) {
-            told = Instant::now();
+        if !json && last_progress.elapsed() > Duration::from_secs(60).min(args.work.duration / 4) {
+            last_progress = Instant::now();
             note(&watch.line(started.elapsed()));
         }
     }

@@ -64,10 +64,10 @@ pub(super) fn check() -> Result<Result<String, String>, Failure> {
     let mut expected: Vec<String> = Vec::new();
     let mut result =
         Ok("85% quiet, 86% warning, 95% no more, 96% critical; 95% and 85% resolved".to_owned());
-    for (heap, states, told) in STEPS {
+    for (heap, states, sent) in STEPS {
         *percent.lock().unwrap_or_else(PoisonError::into_inner) = heap;
         alerts.observe(&monitor.sample_now());
-        expected.extend(told.iter().map(|&message| message.to_owned()));
+        expected.extend(sent.iter().map(|&message| message.to_owned()));
         let rules = alerts.rules();
         let found: Vec<_> = rules.iter().map(|rule| rule.state).collect();
         if found != states {
@@ -110,11 +110,11 @@ fn wait_for(messages: &Messages, expected: &[String]) -> Result<(), String> {
 
 async fn receive(State(messages): State<Messages>, Json(message): Json<Value>) {
     let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
-    let told = format!("{} {}", text("phase"), text("name"));
+    let line = format!("{} {}", text("phase"), text("name"));
     messages
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .push(told);
+        .push(line);
 }
 
 pub(super) fn check_file(file: &Path) -> Result<String, String> {

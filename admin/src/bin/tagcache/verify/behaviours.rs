@@ -266,8 +266,8 @@ async fn invalidate(cache: &Cache) -> Differs {
         stored.map_err(|error| error.to_string())?;
         get(cache, &key).await?;
     }
-    let told = cache.invalidate_tags(["tag-a"]).await;
-    is(&told.map_err(|error| error.to_string())?, &2)?;
+    let dropped = cache.invalidate_tags(["tag-a"]).await;
+    is(&dropped.map_err(|error| error.to_string())?, &2)?;
     let mut left = Vec::new();
     for i in 1..=3 {
         left.push(get(cache, &format!("tagged-{i}")).await?);
