@@ -36,7 +36,7 @@ class Sync(unittest.TestCase):
     def tearDown(self):
         self.client.close()
 
-    def test_one_caller_loads_and_the_others_wait_for_its_value(self):
+    def test_one_caller_loads_and_the_others_wait(self):
         loads, values = [], []
 
         def load():
@@ -54,7 +54,7 @@ class Sync(unittest.TestCase):
             thread.join()
         self.assertEqual((len(loads), values), (1, [{"name": "Ada"}] * 4))
 
-    def test_a_value_loaded_before_an_invalidation_is_not_cached(self):
+    def test_value_loaded_before_an_invalidation_is_not_cached(self):
         def load():
             self.cache.invalidate("tenant:7")
             return "old"
@@ -62,7 +62,7 @@ class Sync(unittest.TestCase):
         self.assertEqual(self.cache.get_or_load("user:7", load, ttl=60, tags=["tenant:7"]), "old")
         self.assertIsNone(self.cache.get("user:7"))
 
-    def test_a_stale_value_is_served_while_another_loads_or_when_the_load_fails(self):
+    def test_stale_value_is_served_during_a_load_and_if_the_load_fails(self):
         self.cache.set("user:7", "old", 60, ["tenant:7"], grace=60)
         self.assertEqual(self.cache.invalidate("tenant:7", soft=True), 1)
 
@@ -74,19 +74,19 @@ class Sync(unittest.TestCase):
         self.assertEqual(self.cache.get_or_load("user:7", lambda: "new", ttl=60, tags=["tenant:7"]), "new")
         self.assertEqual(self.cache.get("user:7"), "new")
 
-    def test_a_load_that_fails_raises_and_releases_the_lease(self):
+    def test_failed_load_raises_and_releases_the_lease(self):
         with self.assertRaises(ZeroDivisionError):
             self.cache.get_or_load("user:7", lambda: 1 // 0, ttl=60)
         self.assertEqual(self.cache.get_or_load("user:7", lambda: 2, ttl=60), 2)
         self.assertEqual(self.cache.get("user:7"), 2)
 
-    def test_the_prefix_stands_before_keys_and_tags(self):
+    def test_prefix_is_added_to_keys_and_tags(self):
         self.cache.set("user:7", 1, 60, ["tenant:7"])
         self.assertEqual(Cache(self.client, prefix="blog:").invalidate("tenant:7"), 0)
         self.assertEqual(self.client.execute_command("CACHE.GET", "shop:user:7"), b"1")
         self.assertEqual(self.client.execute_command("CACHE.INVALIDATE", "shop:tenant:7"), 1)
 
-    def test_one_string_is_no_list_of_tags(self):
+    def test_string_instead_of_a_list_of_tags_is_refused(self):
         with self.assertRaises(TypeError):
             self.cache.get_or_load("user:7", self.fail, ttl=60, tags="tenant:7")
 
@@ -100,7 +100,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
     async def asyncTearDown(self):
         await self.client.aclose()
 
-    async def test_one_caller_loads_and_the_others_wait_for_its_value(self):
+    async def test_one_caller_loads_and_the_others_wait(self):
         loads = []
         with redis.Redis(port=PORT) as observer:
 
@@ -114,7 +114,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
             values = await asyncio.wait_for(asyncio.gather(*reads), 30)
         self.assertEqual((len(loads), values), (1, [{"name": "Ada"}] * 4))
 
-    async def test_a_value_loaded_before_an_invalidation_is_not_cached(self):
+    async def test_value_loaded_before_an_invalidation_is_not_cached(self):
         async def load():
             await self.cache.invalidate("tenant:7")
             return "old"
@@ -122,7 +122,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(await self.cache.get_or_load("user:7", load, ttl=60, tags=["tenant:7"]), "old")
         self.assertIsNone(await self.cache.get("user:7"))
 
-    async def test_a_load_that_fails_raises_or_serves_the_stale_value(self):
+    async def test_failed_load_raises_or_serves_the_stale_value(self):
         async def load():
             raise ConnectionError("the database is away")
 

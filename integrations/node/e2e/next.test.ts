@@ -114,7 +114,7 @@ test.each(PATHS)("$kind: two processes render once", async ({ path, name }) => {
   expect(asked.get(name)).toBe(1);
 });
 
-test("a hit is one command", async () => {
+test("a hit takes one command", async () => {
   await get(0, "/api/data/1");
   const before = await calls("cache.fetch");
   await get(0, "/api/data/1");

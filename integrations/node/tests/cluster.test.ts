@@ -43,7 +43,7 @@ const CLUSTERS: { name: string; connect(): Promise<Closing> }[] = [
   },
 ];
 
-test("slots are those of the cluster specification", async () => {
+test("slots match the cluster specification", async () => {
   for (const key of ["123456789", "foo{bar}baz", "{}x", "a{{b}c}", "é", ""]) {
     expect(slotOf(key)).toBe(await nodes[0]?.cluster("KEYSLOT", key));
   }
@@ -77,7 +77,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     return connected;
   }
 
-  test("Keyv: keys go to their nodes, invalidations to all of them", async () => {
+  test("Keyv: keys go to their nodes, invalidations to all nodes", async () => {
     const { keyv, store } = createKeyv<string>(await client(), { namespace: "shop", tags: () => ["kind"] });
     await keyv.set("warm", "up");
     const before = await moved();
@@ -97,7 +97,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     expect(await keyv.get(keys)).toEqual(keys.map(() => undefined));
   });
 
-  test("Next.js: one process renders, the other waits for it, a tag reaches all nodes", async () => {
+  test("Next.js: one process renders, others wait, tags reach all nodes", async () => {
     const handlers = [];
     for (const own of [await client(), await client()]) {
       const handler = useCacheHandler({ client: own, onError: fail });
@@ -123,7 +123,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     for (const key of keys.slice(0, 9)) expect(await one.get(key, [])).toBeUndefined();
   });
 
-  test("the cache service: what one process changes leaves the memory of the other", async () => {
+  test("the cache service: a change drops the value in other processes", async () => {
     const [one, two] = [new UnifiedCacheService(), new UnifiedCacheService()];
     for (const service of [one, two]) {
       await service.connect(await client(), { onError: fail });
@@ -145,7 +145,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     expect((await one.getCacheStats()).redis.keyCount).toBe(0);
   });
 
-  test("an invalidation that one node gets late goes to all once more", async () => {
+  test("an invalidation that reaches a node late is sent to all again", async () => {
     const servers = new Servers(await client());
     await Promise.all(nodes.map((node) => node.config("RESETSTAT")));
     await nodes[2]?.call("CLIENT", "PAUSE", "700", "WRITE");
@@ -153,7 +153,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
     for (const node of nodes) expect(await node.info("commandstats")).toContain("cmdstat_cache.invalidate:calls=2,");
   });
 
-  test("an invalidation that one node does not take rejects, and reaches the others", async () => {
+  test("an invalidation that one node refuses rejects, others apply it", async () => {
     const { keyv, store } = createKeyv<string>(await client(), { tags: () => ["kind"] });
     await keyv.setMany(keys.map((key) => ({ key, value: key })));
     const refusing = nodes[1] as Redis;
@@ -168,7 +168,7 @@ describe.each(CLUSTERS)("$name", ({ connect }) => {
   });
 });
 
-test("a cluster client that is not connected is an error", async () => {
+test("an unconnected cluster client is an error", async () => {
   const servers = new Servers(createCluster({ rootNodes: [] }) as never);
   await expect(servers.all("CACHE.CLOCK")).rejects.toThrow();
 });

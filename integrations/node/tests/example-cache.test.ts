@@ -38,7 +38,7 @@ afterEach(() => {
   for (const client of clients.splice(0)) client.disconnect();
 });
 
-test("one caller of all processes loads, the others wait for its value", async () => {
+test("one caller of all processes loads, the others wait", async () => {
   let loads = 0;
   const load = async () => {
     loads++;
@@ -61,7 +61,7 @@ test("a value loaded before an invalidation is not cached", async () => {
   expect(await cache.get("user:7")).toBeUndefined();
 });
 
-test("a stale value is served while another caller loads, and when the load fails", async () => {
+test("a stale value is served during a load and if the load fails", async () => {
   const [one, other] = [open(), open()];
   await one.set("user:7", "old", USER);
   expect(await one.invalidate(["tenant:7"], { soft: true })).toBe(1);
@@ -74,14 +74,14 @@ test("a stale value is served while another caller loads, and when the load fail
   expect(await one.getOrLoad("user:7", never, USER)).toBe("new");
 });
 
-test("a load that fails rejects and releases the lease", async () => {
+test("a failed load rejects and releases the lease", async () => {
   const cache = open();
   await expect(cache.getOrLoad("user:7", never, USER)).rejects.toThrow("not to be loaded");
   expect(await cache.getOrLoad("user:7", () => 2, USER)).toBe(2);
   expect(await open().get("user:7")).toBe(2);
 });
 
-test("the prefix stands before keys and tags", async () => {
+test("the prefix is added to keys and tags", async () => {
   await open().set("user:7", 1, USER);
   expect(await open("blog:").invalidate(["tenant:7"])).toBe(0);
   expect(await redis.call("CACHE.GET", "shop:user:7")).toBe("1");

@@ -32,7 +32,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
   });
   afterAll(() => client.close());
 
-  test("a tag drops the values that carry it, in one command", async () => {
+  test("invalidating a tag drops its values in one command", async () => {
     const { keyv, store } = createKeyv<number>(client, { namespace: "shop", tags: (key) => [key.slice(0, 4)] });
     await keyv.setMany([
       { key: "user:1", value: 1 },
@@ -44,7 +44,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(await keyv.get(["user:1", "user:2", "item:1"])).toEqual([undefined, undefined, 3]);
   });
 
-  test("values carry the namespace's tag and their time to live", async () => {
+  test("values have the namespace's tag and their TTL", async () => {
     const { keyv } = createKeyv(client, { namespace: "shop" });
     await keyv.set("a", 1, 60_000);
     const pttl = await redis.pttl("shop:a");
@@ -53,13 +53,13 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(await redis.call("CACHE.TAGSCAN", "keyv:shop", 0)).toEqual(["0", ["shop:a"]]);
   });
 
-  test("hasMany tells each key", async () => {
+  test("hasMany reports each key", async () => {
     const { keyv } = createKeyv(client, {});
     await keyv.set("a", 1);
     expect(await keyv.has(["a", "b"])).toEqual([true, false]);
   });
 
-  test("a time to live that is over removes the value", async () => {
+  test("setting a negative TTL removes the value", async () => {
     const store = new KeyvTagcache(client);
     await store.set("a", "1");
     await store.set("b", "1");
@@ -68,7 +68,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(await store.getMany(["a", "b"])).toEqual([undefined, undefined]);
   });
 
-  test.each(["\xff{no json", "null", "5"])("a value that does not decode is a miss and is reported: %s", async (raw) => {
+  test.each(["\xff{no json", "null", "5"])("an undecodable value is a reported miss: %s", async (raw) => {
     const errors: unknown[] = [];
     const { keyv } = createKeyv(client, { namespace: "shop", onError: (error) => errors.push(error) });
     await redis.call("CACHE.SET", "shop:a", raw, "TAGS", 1, "keyv:shop");
@@ -79,13 +79,13 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(errors).toHaveLength(3);
   });
 
-  test("the iterator yields the keys as they were given, whatever the namespace", async () => {
+  test("the iterator yields keys without their namespace", async () => {
     const keyvs = ["a", "a:b", undefined].map((namespace) => createKeyv(client, { namespace: namespace ?? "" }).keyv);
     for (const keyv of keyvs) await keyv.set("x:y", keyv.namespace ?? "none");
     expect(await Promise.all(keyvs.map(all))).toEqual([[["x:y", "a"]], [["x:y", "a:b"]], [["x:y", "none"]]]);
   });
 
-  test("of several values for one key the last one counts", async () => {
+  test("the last of several values for one key is stored", async () => {
     const store = new KeyvTagcache(client);
     const entries = ([[1_000, "1"], [-1, "2"], [90_000, "3"], [1_000, "4"]] as const).map(([ttl, value]) => ({ key: "a", value, ttl }));
     for (const last of [1, 2, 3, 4]) {
@@ -94,12 +94,12 @@ describe.each(KINDS)("$name", ({ connect }) => {
     }
   });
 
-  test("more keys than a call can have arguments", async () => {
+  test("getMany accepts more keys than a call can have arguments", async () => {
     const keys = Array.from({ length: 200_000 }, (_, i) => `k${i}`);
     expect(await new KeyvTagcache(client).getMany(keys)).toHaveLength(keys.length);
   });
 
-  test("an error of the server is not a miss", async () => {
+  test("a server error is not a miss", async () => {
     const { keyv } = createKeyv(client, { namespace: "shop", onError: () => {} });
     await redis.set("shop:a", "a native string");
     await expect(keyv.get("a")).rejects.toThrow("WRONGTYPE");
@@ -107,7 +107,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
     await expect(keyv.delete("a")).rejects.toThrow("WRONGTYPE");
   });
 
-  test("where Keyv makes an error a miss, it is reported and emitted", async () => {
+  test("an error that Keyv turns into a miss is reported and emitted", async () => {
     const reported: unknown[] = [];
     const emitted: unknown[] = [];
     const keyv = new Keyv({ store: new KeyvTagcache(client, { onError: (error) => reported.push(error) }) });
@@ -118,14 +118,14 @@ describe.each(KINDS)("$name", ({ connect }) => {
     expect(emitted).toHaveLength(1);
   });
 
-  test("values that Keyv does not serialize are refused", async () => {
+  test("unserialized values are refused", async () => {
     await expect(new KeyvTagcache(client).set("a", { an: "object" })).rejects.toThrow(TypeError);
   });
 
   describe("cache-manager", () => {
     const cache = () => createCache({ stores: [createKeyv(client, { namespace: "cm" }).keyv], ttl: 60_000 });
 
-    test("set, get, mset, mget, ttl", async () => {
+    test("set, get, mset, mget and ttl work", async () => {
       const stored = cache();
       await stored.set("a", { deep: [1, "2"] });
       await stored.mset([{ key: "b", value: 2 }, { key: "c", value: null, ttl: 5_000 }]);
@@ -135,7 +135,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
       expect(await stored.get("missing")).toBeUndefined();
     });
 
-    test("del, mdel, clear", async () => {
+    test("del, mdel and clear work", async () => {
       const stored = cache();
       await stored.mset(["a", "b", "c", "d"].map((key) => ({ key, value: key })));
       await stored.del("a");
@@ -145,7 +145,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
       expect(await stored.get("d")).toBeUndefined();
     });
 
-    test("wrap loads once, refreshes, and passes errors on", async () => {
+    test("wrap loads once, refreshes and passes on errors", async () => {
       const stored = cache();
       let loads = 0;
       const load = async () => ++loads;
@@ -155,7 +155,7 @@ describe.each(KINDS)("$name", ({ connect }) => {
       await expect(stored.wrap("b", () => Promise.reject(new Error("no")))).rejects.toThrow("no");
     });
 
-    test("an entry that expired is gone", async () => {
+    test("an expired entry is gone", async () => {
       const stored = cache();
       await stored.set("a", 1, 30);
       await until("the entry is gone", async () => (await stored.get("a")) === undefined);
@@ -177,7 +177,7 @@ describe("without the module", () => {
   });
 });
 
-test("other objects than clients are refused", () => {
+test("objects that are not clients are refused", () => {
   expect(() => new KeyvTagcache(createClientPool() as never)).toThrow(TypeError);
   expect(() => new KeyvTagcache({} as never)).toThrow(TypeError);
 });

@@ -56,7 +56,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     return handler;
   }
 
-  test("an entry comes back as it was", async () => {
+  test("an entry is read as it was stored", async () => {
     const a = await process();
     expect(await a.get("k", [])).toBeUndefined();
     const stored = entry("\0binary\xff", ["t", "ü"], { expire: Number.POSITIVE_INFINITY });
@@ -68,7 +68,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     }
   });
 
-  test("one process renders, the other waits for it", async () => {
+  test("one process renders, the other waits", async () => {
     const [a, b] = [await process(), await process()];
     expect(await a.get("k", ["soft"])).toBeUndefined();
     const waiting = b.get("k", ["soft"]);
@@ -77,7 +77,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await waiting)).toBe("rendered");
   });
 
-  test("a read within one process waits for its own set", async () => {
+  test("a read waits for a set of the same process", async () => {
     const a = await process();
     let finish = (_: CacheEntry) => {};
     const saving = a.set("k", new Promise((resolve) => (finish = resolve)));
@@ -87,7 +87,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await reading)).toBe("rendered");
   });
 
-  test("a render that fails lets the other process render", async () => {
+  test("after a failed render the other process renders", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
     const waiting = b.get("k", []);
@@ -99,7 +99,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await a.get("k", []))).toBe("whole");
   });
 
-  test("a wait that is too long ends with a render of one's own, and the first one's counts", async () => {
+  test("a wait times out with a render that is not stored", async () => {
     const [a, b] = [await process(), await process({ waitMs: 50 })];
     await a.get("k", []);
     expect(await b.get("k", [])).toBeUndefined();
@@ -108,7 +108,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await b.get("k", []))).toBe("first");
   });
 
-  test.each(["own", "soft"])("what an invalidation of an %s tag overtakes is not stored", async (tag) => {
+  test.each(["own", "soft"])("a render overtaken by invalidating an %s tag is not stored", async (tag) => {
     const [a, b] = [await process(), await process()];
     await a.get("k", ["soft"]);
     await b.updateTags([tag]);
@@ -119,7 +119,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
   test.each([
     ["lost", {}, () => redis.call("CACHE.DEL", "next:use:k")],
     ["over", { leaseMs: 50 }, () => until("it is", async () => /leases:0/.test(await redis.info("tagcache")))],
-  ])("a render whose lease is %s is not stored under a later render's", async (_how, options, end) => {
+  ])("a render whose lease is %s is not stored under a later lease", async (_how, options, end) => {
     const [a, b] = [await process(options), await process()];
     await a.get("k", []);
     const old = entry("old", ["own"]);
@@ -135,7 +135,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await b.get("k", []))).toBe("new");
   });
 
-  test("without a lease, what an invalidation overtakes is not stored either", async () => {
+  test("an overtaken render without a lease is not stored", async () => {
     const [a, b] = [await process(), await process()];
     const old = entry("old", ["own"]);
     await b.updateTags(["own"]);
@@ -151,7 +151,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     }
   });
 
-  test("soft tags drop an entry for the readers that have them", async () => {
+  test("soft tags drop an entry only for readers with these tags", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", ["_N_T_/a", "_N_T_/layout"]);
     await a.set("k", Promise.resolve(entry("rendered", ["own"])));
@@ -161,7 +161,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await a.get("k", ["_N_T_/a"])).toBeUndefined();
   });
 
-  test("a tag with a duration is served stale, and one process renders", async () => {
+  test("after updateTags with expire, stale is served and one renders", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
     await a.set("k", Promise.resolve(entry("old", ["own"])));
@@ -173,7 +173,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await b.get("k", []))).toBe("new");
   });
 
-  test("a tag with a duration is gone when that is over", async () => {
+  test("after updateTags with expire, the entry is gone in the end", async () => {
     const a = await process();
     await a.get("k", []);
     await a.set("k", Promise.resolve(entry("old", ["own"])));
@@ -182,7 +182,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     await a.updateTags(["own"], { expire: 0 });
   });
 
-  test("a tag without a duration in its profile is stale for as long as the entry lives", async () => {
+  test("after updateTags without expire, the entry stays stale", async () => {
     const a = await process();
     await a.get("k", []);
     await a.set("k", Promise.resolve(entry("old", ["own"])));
@@ -190,7 +190,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await a.get("k", []))).toBe(true);
   });
 
-  test("past revalidate an entry is stale, and one process renders", async () => {
+  test("an entry past revalidate is stale, and one process renders", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
     await a.set("k", Promise.resolve(await pastRevalidate()));
@@ -198,7 +198,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await b.get("k", []))).toBe(false);
   });
 
-  test("past expire an entry is served to nobody, also while one process renders", async () => {
+  test("an entry past expire is not served, even during a render", async () => {
     const [a, b] = [await process(), await process()];
     await a.get("k", []);
     await a.set("k", Promise.resolve(entry("old", [], { revalidate: 0.01, expire: 0.02 })));
@@ -209,7 +209,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     await until("it is past expire", async () => isOver(await b.get("k", [])));
   });
 
-  test("what was waited for in vain is not waited for again, until it is seen", async () => {
+  test("after a timed out wait, reads do not wait until a value is read", async () => {
     const [a, b] = [await process(), await process({ waitMs: 50 })];
     const commands = async () => {
       await redis.config("RESETSTAT");
@@ -225,7 +225,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect([await commands(), await commands()]).toEqual([2, 1]);
   });
 
-  test("a write that the server refuses gives its lease up", async () => {
+  test("a write refused by the server releases its lease", async () => {
     const errors: unknown[] = [];
     const a = await process({ onError: (error) => errors.push(error) });
     await a.get("k", []);
@@ -242,7 +242,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(rendersAgain(await a.get("k", []))).toBe(false);
   });
 
-  test("long and many tags", async () => {
+  test("long tags and many tags are accepted", async () => {
     const a = await process();
     const long = "_N_T_/".padEnd(1024, "é");
     await a.get("k", [long]);
@@ -252,7 +252,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await a.get("k", [long])).toBeUndefined();
   });
 
-  test("an entry that must not live is not stored", async () => {
+  test("an entry with an expire of zero is not stored", async () => {
     const a = await process();
     await a.get("k", []);
     await a.set("k", Promise.resolve(entry("dynamic", [], { expire: 0 })));
@@ -260,7 +260,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await redis.info("tagcache")).toMatch(/leases:0/);
   });
 
-  test("what does not decode is a miss, is logged, and is replaced", async () => {
+  test("an undecodable entry is a logged miss and is replaced", async () => {
     const errors: unknown[] = [];
     const a = await process({ onError: (error) => errors.push(error) });
     await redis.call("CACHE.SET", "next:use:k", "not an entry");
@@ -270,7 +270,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
     expect(await text(await a.get("k", []))).toBe("new");
   });
 
-  test("soft tags are judged by get, in the round trip of the read", async () => {
+  test("get checks soft tags in the same round trip", async () => {
     const a = await process();
     await a.refreshTags();
     expect(await a.getExpiration(["x"])).toBe(Number.POSITIVE_INFINITY);
@@ -283,7 +283,7 @@ describe.each(KINDS)("use cache, $name", ({ connect }) => {
 });
 
 describe("errors", () => {
-  test.each(KINDS)("$name: a server that is gone is a miss that is logged, and a lost invalidation an error", async ({
+  test.each(KINDS)("$name: without a server, get logs a miss and updateTags rejects", async ({
     connect,
   }) => {
     const own = await startServer();
@@ -336,7 +336,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
   };
   const CONTEXT = { kind: "APP_PAGE", cacheControl: { revalidate: 900, expire: 3600 } };
 
-  test("a page comes back as it was, with its times", async () => {
+  test("a page is read as it was stored, with its times", async () => {
     const [a, b] = [await process(), await process()];
     expect(await a().get("/page", CONTEXT)).toBeNull();
     await a().set("/page", PAGE, CONTEXT);
@@ -345,7 +345,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(found?.cacheControl).toEqual(CONTEXT.cacheControl);
   });
 
-  test("a page is its build's, data is every build's", async () => {
+  test("pages belong to one build, fetched data to all builds", async () => {
     const builds = await Promise.all(["old", "new"].map(async (id) => {
       const dist = mkdtempSync(join(tmpdir(), "tagcache-build-"));
       writeFileSync(join(dist, "BUILD_ID"), id);
@@ -368,14 +368,14 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(await a.get("/page", CONTEXT)).toBeNull();
   });
 
-  test("that a page does not exist is cached", async () => {
+  test("the absence of a page is cached", async () => {
     const a = await process();
     await a().get("/none", CONTEXT);
     await a().set("/none", null, CONTEXT);
     expect(await a().get("/none", CONTEXT)).toMatchObject({ value: null });
   });
 
-  test("a render whose lease is lost is not stored under a later request's", async () => {
+  test("a render whose lease is lost is not stored under a later lease", async () => {
     const a = await process();
     const [first, second] = [a(), a()];
     await first.get("/page", CONTEXT);
@@ -388,7 +388,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect((await a().get("/page", CONTEXT))?.value).toEqual(PAGE);
   });
 
-  test("a render that was not read first is judged from its request's beginning", async () => {
+  test("a render without a read is checked from its request's start", async () => {
     const a = await process();
     const request = a();
     await request.revalidateTag("t");
@@ -405,7 +405,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(await a().get("/page", CONTEXT)).toBeNull();
   });
 
-  test("with a duration a page is stale for one process and fresh for the others", async () => {
+  test("after revalidateTag with expire, a page is stale for one process", async () => {
     const [a, b] = [await process(), await process()];
     await a().get("/page", CONTEXT);
     await a().set("/page", PAGE, CONTEXT);
@@ -417,7 +417,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(found.map(stale)).toEqual([true, false]);
   });
 
-  test("with a duration a fetch is stale for one process and fresh for the others", async () => {
+  test("after revalidateTag with expire, a fetch is stale for one process", async () => {
     const [a, b] = [await process(), await process()];
     const value = { kind: "FETCH", data: { body: "b", headers: {}, url: "u" }, revalidate: 900 };
     const context = { kind: "FETCH", tags: ["data"], softTags: [], revalidate: 600 };
@@ -432,7 +432,7 @@ describe.each(KINDS)("the incremental cache, $name", ({ connect }) => {
     expect(found.map(stale)).toEqual([true, false]);
   });
 
-  test("a fetch is judged by the tags of its reader too", async () => {
+  test("a fetch is also checked against the tags of its reader", async () => {
     const a = await process();
     const value = { kind: "FETCH", data: { body: "b", headers: {}, url: "u" }, revalidate: 900 };
     const context = { kind: "FETCH", tags: ["data"], softTags: ["_N_T_/page"] };

@@ -128,7 +128,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect([a.get("k"), b.get("k")]).toEqual([{ n: 1 }, { n: 1 }]);
   });
 
-  test("what one invalidates, writes or deletes is gone from the other's memory", async () => {
+  test("a change by one process removes the value from the other's memory", async () => {
     const [a, b] = [await process(), await process()];
     for (const change of [
       () => a.invalidateByTag("t"),
@@ -148,7 +148,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     }
   });
 
-  test("what is invalidated while it is loaded is not kept", async () => {
+  test("a value invalidated during its load is not kept", async () => {
     const a = await process();
     const value = await a.getOrLoad("k", async () => {
       await redis.call("CACHE.INVALIDATE", "cache:t");
@@ -159,7 +159,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await redis.call("CACHE.GET", "cache:k")).toBeNull();
   });
 
-  test.each(["invalidated", "deleted"])("what is %s while it is loaded is loaded anew for later callers", async (how) => {
+  test.each(["invalidated", "deleted"])("a value %s during its load is loaded again for later callers", async (how) => {
     const a = await process(fail, 0);
     let row = "old";
     let finish: (() => void) | undefined;
@@ -177,7 +177,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await redis.call("CACHE.GET", "cache:k")).toBe('"new"');
   });
 
-  test("what is set while it is read or loaded stays", async () => {
+  test("a value set during a read or load is kept", async () => {
     const b = await process();
     await redis.call("CACHE.SET", "cache:k", '"old"');
     const reading = b.getOrLoad("k", () => "none", 60_000);
@@ -192,7 +192,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(b.get("l")).toBe("new");
   });
 
-  test("a stale value is loaded anew by one process, and served by the others meanwhile", async () => {
+  test("one process reloads a stale value, others are served it meanwhile", async () => {
     const [a, b] = [await process(), await process()];
     await redis.call("CACHE.SET", "cache:k", '"old"', "GRACE", 60_000, "TAGS", 1, "cache:t");
     await redis.call("CACHE.REVALIDATE", "cache:t");
@@ -206,14 +206,14 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await b.getOrLoad("k", () => "none", 60_000)).toBe("new");
   });
 
-  test("a load that fails lets the next one begin", async () => {
+  test("after a failed load the next one can begin", async () => {
     const [a, b] = [await process(), await process()];
     const failing = a.getOrLoad("k", () => Promise.reject(new Error("database")), 60_000);
     await expect(failing).rejects.toThrow("database");
     expect(await b.getOrLoad("k", () => 2, 60_000)).toBe(2);
   });
 
-  test("hits of the memory are the server's too", async () => {
+  test("hits in memory are counted on the server", async () => {
     const a = await process();
     await a.set("k", 1, 60_000);
     for (let i = 0; i < 5; i++) a.get("k");
@@ -232,7 +232,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(stats.redis).toEqual({ connected: true, keyCount: 1 });
   });
 
-  test("a value that does not decode is loaded anew", async () => {
+  test("an undecodable value is loaded again", async () => {
     const errors: unknown[] = [];
     const a = await process((error) => void errors.push(error), 0);
     await redis.call("CACHE.SET", "cache:k", "no json");
@@ -241,7 +241,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
     expect(await redis.call("CACHE.GET", "cache:k")).toBe("7");
   });
 
-  test("without messages nothing is kept in memory, and it heals", async () => {
+  test("without messages nothing is kept in memory until they resume", async () => {
     const a = await process(() => {});
     await a.set("k", 1, 60_000);
     await redis.call("CLIENT", "KILL", "TYPE", "pubsub");
@@ -254,7 +254,7 @@ describe.each(KINDS)("two processes, $name", ({ connect }) => {
   });
 });
 
-test("in a cluster other processes are told after the node has a change, also of one that failed", async () => {
+test("in a cluster, changes are published after a reply or an error", async () => {
   const sent: string[] = [];
   const answers: (() => void)[] = [];
   const client = {
@@ -281,7 +281,7 @@ test("in a cluster other processes are told after the node has a change, also of
 });
 
 describe("without a server", () => {
-  test("loads go on, invalidations reject", async () => {
+  test("loads continue, invalidations reject", async () => {
     const own = await startServer();
     const errors: unknown[] = [];
     const client = new Redis(own.port, "127.0.0.1");

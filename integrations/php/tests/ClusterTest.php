@@ -48,7 +48,7 @@ final class ClusterTest extends TestCase
         return \count(array_filter(iterator_to_array($pool->getItems($keys)), static fn ($item) => $item->isHit()));
     }
 
-    public function testKeysGoToTheirNodesAndInvalidationsToAllOfThem(): void
+    public function testKeysGoToTheirNodesAndInvalidationsToAllNodes(): void
     {
         $pool = new TagcacheAdapter(Connection::cluster(), 'shop');
         $keys = $this->fill($pool);
@@ -65,7 +65,7 @@ final class ClusterTest extends TestCase
         self::assertSame([0, 0, 0], $this->sizes());
     }
 
-    public function testWhatAnInvalidationOvertakesIsNotStored(): void
+    public function testValueOvertakenByAnInvalidationIsNotStored(): void
     {
         $pool = new TagcacheAdapter(Connection::cluster(), 'shop');
         $other = new TagcacheAdapter(Connection::cluster(), 'shop');
@@ -81,7 +81,7 @@ final class ClusterTest extends TestCase
         self::assertSame('new', $other->get('key', static fn () => 'never'));
     }
 
-    public function testAnInvalidationThatOneNodeGetsLateGoesToAllOnceMore(): void
+    public function testInvalidationThatReachesANodeLateIsSentToAllAgain(): void
     {
         $nodes = $this->redis->_masters();
         foreach ($nodes as $node) {
@@ -94,7 +94,7 @@ final class ClusterTest extends TestCase
         }
     }
 
-    public function testAnInvalidationThatOneNodeRefusesReachesTheOthers(): void
+    public function testInvalidationRefusedByOneNodeReachesTheOthers(): void
     {
         $pool = new TagcacheAdapter(Connection::cluster(), 'shop');
         $keys = $this->fill($pool);
@@ -109,7 +109,7 @@ final class ClusterTest extends TestCase
         self::assertSame($held, self::hits($pool, $keys));
     }
 
-    public function testReplyThatComesLateIsNoOtherItems(): void
+    public function testLateReplyIsNotReturnedForAnotherItem(): void
     {
         $client = Connection::cluster(0.5);
         $pool = new TagcacheAdapter($client, 'shop');
@@ -126,7 +126,7 @@ final class ClusterTest extends TestCase
         self::assertFalse($pool->hasItem('none'));
     }
 
-    public function testASlotThatMovedIsFound(): void
+    public function testMovedSlotIsFound(): void
     {
         $server = new Server(Connection::cluster());
         $slot = (int) $this->redis->cluster('key', 'KEYSLOT', 'key');

@@ -35,7 +35,7 @@ final class ExampleCacheTest extends TestCase
         throw new \LogicException('it is not to be loaded');
     }
 
-    public function testReplyThatComesLateIsNoOtherKeys(): void
+    public function testLateReplyIsNotReturnedForAnotherKey(): void
     {
         $client = Connection::open();
         $client->select(1);
@@ -55,7 +55,7 @@ final class ExampleCacheTest extends TestCase
         self::assertSame(1, $client->getDbNum());
     }
 
-    public function testOneCallerLoadsAndAnotherProcessWaitsForItsValue(): void
+    public function testOneCallerLoadsAndAnotherProcessWaits(): void
     {
         $code = 'require $argv[1]; $redis = new Redis(); $redis->connect("127.0.0.1", (int) getenv("TAGCACHE_PORT"));'
             .'echo json_encode((new TagcacheExample\Cache($redis, "shop:", waitMs: 30_000))'
@@ -70,10 +70,10 @@ final class ExampleCacheTest extends TestCase
                 usleep(5_000);
             }
             $output = static function () use ($process, $pipes): string {
-                $said = (string) stream_get_contents($pipes[1]);
+                $text = (string) stream_get_contents($pipes[1]);
                 proc_close($process);
 
-                return $said;
+                return $text;
             };
 
             return ['name' => 'Ada'];
@@ -100,7 +100,7 @@ final class ExampleCacheTest extends TestCase
         self::assertNull($this->cache->get('user:7'));
     }
 
-    public function testStaleValueIsServedWhileAnotherLoadsAndWhenTheLoadFails(): void
+    public function testStaleValueIsServedDuringALoadAndIfTheLoadFails(): void
     {
         $this->cache->set('user:7', 'old', ...self::USER);
         self::assertSame(1, $this->cache->invalidate(['tenant:7'], soft: true));
@@ -113,7 +113,7 @@ final class ExampleCacheTest extends TestCase
         self::assertSame('new', $this->cache->getOrLoad('user:7', self::notCalled(...), ...self::USER));
     }
 
-    public function testLoadThatFailsThrowsAndReleasesTheLease(): void
+    public function testFailedLoadThrowsAndReleasesTheLease(): void
     {
         try {
             $this->cache->getOrLoad('user:7', self::notCalled(...), ...self::USER);
@@ -124,7 +124,7 @@ final class ExampleCacheTest extends TestCase
         self::assertSame(2, $this->open()->get('user:7'));
     }
 
-    public function testPrefixStandsBeforeKeysAndTags(): void
+    public function testPrefixIsAddedToKeysAndTags(): void
     {
         $this->cache->set('user:7', 1, ...self::USER);
         self::assertSame(0, $this->open('blog:')->invalidate(['tenant:7']));

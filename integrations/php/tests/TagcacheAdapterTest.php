@@ -45,7 +45,7 @@ final class TagcacheAdapterTest extends TestCase
         };
     }
 
-    public function testInvalidationDropsWhatCarriesTheTag(): void
+    public function testInvalidationDropsItemsWithTheTag(): void
     {
         $pool = $this->pool();
         foreach (['a' => ['t'], 'b' => ['t', 'u'], 'c' => ['u'], 'd' => []] as $key => $tags) {
@@ -57,7 +57,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertEquals(['a' => null, 'b' => null, 'c' => 'c', 'd' => 'd'], $values);
     }
 
-    public function testItemThatIsSavedAgainHasOnlyItsNewTags(): void
+    public function testItemSavedAgainHasOnlyItsNewTags(): void
     {
         $pool = $this->pool();
         $pool->save($pool->getItem('k')->set(1)->tag(['old', 'both']));
@@ -68,7 +68,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertFalse($pool->hasItem('k'));
     }
 
-    public function testTagsOfAnotherNamespaceAreOthers(): void
+    public function testTagsOfNamespacesAreSeparate(): void
     {
         [$shop, $blog] = [$this->pool('shop'), $this->pool('blog')];
         $shop->save($shop->getItem('k')->set(1)->tag('t'));
@@ -76,7 +76,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertTrue($shop->hasItem('k'));
     }
 
-    public function testClearTakesTheNamespaceAndNothingElse(): void
+    public function testClearRemovesOnlyTheNamespace(): void
     {
         [$shop, $blog] = [$this->pool('shop'), $this->pool('blog')];
         foreach ([$shop, $blog] as $pool) {
@@ -89,7 +89,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertSame('x', $this->redis->get('shop:native'));
     }
 
-    public function testClearTakesAPrefix(): void
+    public function testClearAcceptsAPrefix(): void
     {
         $pool = $this->pool();
         for ($i = 0; $i < 2500; ++$i) {
@@ -102,7 +102,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertSame(1250, (int) $this->redis->dbSize());
     }
 
-    public function testLifetimeIsTheServers(): void
+    public function testLifetimeIsTheTtlOnTheServer(): void
     {
         $pool = $this->pool();
         $pool->save($pool->getItem('k')->set(1)->expiresAfter(100));
@@ -192,7 +192,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertSame(0, proc_close($other));
     }
 
-    public function testGetServesTheStaleValueWhileAnotherProcessLoads(): void
+    public function testStaleValueIsServedWhileAnotherProcessLoads(): void
     {
         $pool = $this->pool();
         $pool->save($pool->getItem('k')->set('old'));
@@ -203,7 +203,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertSame('old', $pool->get('k', static fn () => self::fail('computes')));
     }
 
-    public function testGetComputesWithoutCachingWhenItsWaitIsOver(): void
+    public function testGetComputesWithoutCachingAfterItsWaitTimesOut(): void
     {
         $this->redis->rawCommand('CACHE.FETCH', 'shop:k', 'LEASE', '60000');
         $pool = $this->pool(leaseMs: 50);
@@ -211,7 +211,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertFalse($pool->hasItem('k'));
     }
 
-    public function testValueIsReturnedButNotCachedWhereTheLeaseCannotBeAskedFor(): void
+    public function testValueIsReturnedButNotCachedIfTheLeaseRequestIsDenied(): void
     {
         $client = Connection::open();
         $pool = new TagcacheAdapter($client, 'shop');
@@ -231,7 +231,7 @@ final class TagcacheAdapterTest extends TestCase
     }
 
     /** @dataProvider leasesOfOthers */
-    public function testBytesThatDoNotDecodeAreReplacedUnderALeaseOnly(bool $isHeld, mixed $stored): void
+    public function testUndecodableBytesAreReplacedOnlyUnderALease(bool $isHeld, mixed $stored): void
     {
         $this->redis->rawCommand('CACHE.SET', 'shop:k', 'garbage');
         if ($isHeld) {
@@ -255,7 +255,7 @@ final class TagcacheAdapterTest extends TestCase
         return ['free' => [false, 'new'], 'held by another process' => [true, null]];
     }
 
-    public function testBytesThatDoNotDecodeAreALoggedMiss(): void
+    public function testUndecodableBytesAreALoggedMiss(): void
     {
         $pool = $this->pool('shop', $logger = $this->logger());
         $this->redis->rawCommand('CACHE.SET', 'shop:k', 'garbage');
@@ -281,7 +281,7 @@ final class TagcacheAdapterTest extends TestCase
     }
 
     /** @dataProvider commandsThatTimeOut */
-    public function testReplyThatComesLateIsNoOtherItems(callable $use): void
+    public function testLateReplyIsNotReturnedForAnotherItem(callable $use): void
     {
         $client = Connection::open();
         $client->select(1);
@@ -322,7 +322,7 @@ final class TagcacheAdapterTest extends TestCase
         }
     }
 
-    public function testOptionsOfTheClientDoNotReachTheEntries(): void
+    public function testClientOptionsDoNotAffectTheEntries(): void
     {
         $redis = Connection::open();
         $redis->setOption(\Redis::OPT_SERIALIZER, \Redis::SERIALIZER_PHP);
@@ -333,7 +333,7 @@ final class TagcacheAdapterTest extends TestCase
         self::assertSame(['x' => 1], $this->pool()->getItem('k')->get());
     }
 
-    public function testErrorNamesTheFixWhereTheModuleIsMissing(): void
+    public function testErrorNamesTheFixIfTheModuleIsMissing(): void
     {
         $pool = new TagcacheAdapter(Connection::open('TAGCACHE_BARE_PORT'));
         $this->expectException(ModuleMissing::class);

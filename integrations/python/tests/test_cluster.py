@@ -33,7 +33,7 @@ def sizes(cluster):
     return [cluster.get_redis_connection(node).dbsize() for node in cluster.get_primaries()]
 
 
-def test_keys_of_a_slot_go_together(cluster):
+def test_keys_of_a_slot_are_grouped(cluster):
     groups = together(cluster, KEYS)
     assert sorted(key for group in groups for key in group) == sorted(KEYS)
     assert together(cluster, ["a{1}", b"b{1}".decode(), "c{2}"]) == [["a{1}", "b{1}"], ["c{2}"]]
@@ -46,7 +46,7 @@ def invalidations(cluster):
     return [node.get("cmdstat_cache.invalidate", {"calls": 0})["calls"] for node in stats]
 
 
-def test_an_invalidation_that_one_node_gets_late_goes_to_all_once_more(cluster):
+def test_invalidation_that_reaches_a_node_late_is_sent_to_all_again(cluster):
     for node in cluster.get_primaries():
         cluster.get_redis_connection(node).config_resetstat()
     cluster.get_redis_connection(cluster.get_primaries()[-1]).client_pause(700, all=False)
@@ -54,7 +54,7 @@ def test_an_invalidation_that_one_node_gets_late_goes_to_all_once_more(cluster):
     assert invalidations(cluster) == [2, 2, 2]
 
 
-def test_django(cluster):
+def test_django_backend_works(cluster):
     cache = TagcacheCache(URL, {"OPTIONS": {"cluster": True, "tag_prefix": "shop:"}})
     assert cache.set_many({key: [key] for key in KEYS}, 100, tags=["t"]) == []
     assert min(sizes(cluster)) > 0
@@ -79,7 +79,7 @@ def test_django(cluster):
     assert sizes(cluster) == [0, 0, 0]
 
 
-def test_django_version_that_is_invalidated_while_it_is_renamed(cluster, monkeypatch):
+def test_django_key_invalidated_during_incr_version_is_not_stored(cluster, monkeypatch):
     cache = TagcacheCache(URL, {"OPTIONS": {"cluster": True}})
     cache.set("n", 5, 100, tags=["t"])
 
@@ -94,7 +94,7 @@ def test_django_version_that_is_invalidated_while_it_is_renamed(cluster, monkeyp
     assert cache.get("n", version=2) is None
 
 
-def test_dogpile(cluster):
+def test_dogpile_backend_works(cluster):
     arguments = {"host": "127.0.0.1", "port": PORTS[0], "distributed_lock": True, "cluster": True}
     region = make_region().configure("tagcache", arguments=arguments)
     with tagcache.dogpile.tagged("t"):
@@ -138,7 +138,7 @@ def test_one_caller_loads_and_the_others_wait(cluster):
     assert call_all(cluster, "CACHE.INVALIDATE", "t").count(1) == 1
 
 
-def test_coroutines(cluster):
+def test_get_or_load_async_works(cluster):
     async def run():
         async with redis.asyncio.RedisCluster.from_url(URL) as client:
 
@@ -151,7 +151,7 @@ def test_coroutines(cluster):
     assert asyncio.run(run()) == (b"\xff", b"\xff")
 
 
-def test_an_invalidation_that_one_node_refuses_is_raised_and_reaches_the_others(cluster):
+def test_invalidation_refused_by_one_node_raises_and_others_apply_it(cluster):
     for key in KEYS:
         call(cluster, "CACHE.SET", key, "v", "TAGS", 1, "t")
     refusing = cluster.get_redis_connection(cluster.get_primaries()[0])

@@ -19,7 +19,7 @@ def cache(client):
     return cache_of()
 
 
-def test_invalidation_drops_what_carries_the_tag(cache):
+def test_invalidation_drops_entries_with_the_tag(cache):
     cache.set("a", 1, tags=["t"])
     cache.set_many({"b": 2, "c": 3}, tags=["t", "u"])
     cache.add("d", 4, tags=["u"])
@@ -36,7 +36,7 @@ def test_tag_prefix_keeps_projects_apart(cache, client):
     assert call(client, "CACHE.INVALIDATE", "shop:t") == 1
 
 
-def test_incr_keeps_tags_and_time_to_live(cache, client):
+def test_incr_keeps_tags_and_ttl(cache, client):
     cache.set("n", 2**60, 100, tags=["t"])
     assert cache.incr("n", 3) == 2**60 + 3
     assert 90 < client.ttl(":1:n") <= 100
@@ -68,7 +68,7 @@ def test_clear_leaves_other_types(cache, client):
     assert client.dbsize() == 1
 
 
-def test_default_that_is_callable_is_called_once_and_its_none_is_cached(cache):
+def test_callable_default_is_called_once_and_none_is_cached(cache):
     calls = []
     for _ in range(2):
         assert cache.get_or_set("k", lambda: calls.append(1)) is None
@@ -84,7 +84,7 @@ def test_value_read_before_an_invalidation_is_not_cached(cache):
     assert "k" not in cache
 
 
-def test_bytes_that_are_no_pickle_are_a_miss(cache, client, caplog):
+def test_undecodable_bytes_are_a_miss(cache, client, caplog):
     call(client, "CACHE.SET", ":1:k", b"\x80garbage")
     assert cache.get("k", "default") == "default"
     assert cache.get_many(["k"]) == {}
@@ -102,13 +102,13 @@ def test_server_errors_are_raised(cache, client):
         cache.set("other", 1, tags=[""])
 
 
-def test_one_string_in_place_of_tags_is_refused(cache):
+def test_string_instead_of_a_list_of_tags_is_refused(cache):
     with pytest.raises(TypeError, match="list"):
         cache.set("k", 1, tags="tenant")
 
 
 @pytest.mark.parametrize("tag", [b"tenant", ["a", "b"], None])
-def test_tag_that_is_no_string_is_refused(cache, tag):
+def test_tag_that_is_not_a_string_is_refused(cache, tag):
     with pytest.raises(TypeError, match="string"):
         cache.set("k", 1, tags=[tag])
     with pytest.raises(TypeError, match="string"):
@@ -122,14 +122,14 @@ def test_incr_by_a_fraction_is_refused_and_changes_nothing(cache):
     assert cache.get("n") == 5
 
 
-def test_error_names_the_fix_where_the_module_is_missing():
+def test_error_names_the_fix_if_the_module_is_missing():
     cache = cache_of("TAGCACHE_BARE_PORT")
     for use in (lambda: cache.get("k"), lambda: cache.set("k", 1), lambda: cache.incr("k"), cache.clear):
         with pytest.raises(ModuleMissing, match="load tagcache.so"):
             use()
 
 
-def test_async_methods_take_tags(cache):
+def test_async_methods_accept_tags(cache):
     async def use():
         await cache.aset("a", 1, tags=["t"])
         await cache.aadd("b", 2, tags=["t"])

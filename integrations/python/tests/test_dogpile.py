@@ -22,7 +22,7 @@ def region(client):
     return region_of()
 
 
-def test_invalidation_drops_what_carries_the_tag(region):
+def test_invalidation_drops_entries_with_the_tag(region):
     with tagged("t"):
         region.set("a", 1)
         with tagged("u"):
@@ -35,14 +35,14 @@ def test_invalidation_drops_what_carries_the_tag(region):
     assert region.actual_backend.invalidate_tags() == 0
 
 
-def test_function_gives_tags_by_key(client):
+def test_key_tags_function_sets_tags_by_key(client):
     region = region_of(key_tags=lambda key: [key.split(":")[0]])
     region.set("user:1", "a")
     region.set_multi({"user:2": "b", "page:1": "c"})
     assert region.actual_backend.invalidate_tags("user") == 2
 
 
-def test_one_string_in_place_of_tags_is_refused(client):
+def test_string_instead_of_a_list_of_tags_is_refused(client):
     with pytest.raises(TypeError, match="list"):
         region_of(key_tags=lambda key: "user").set("k", 1)
 
@@ -58,7 +58,7 @@ def test_value_read_before_an_invalidation_is_not_cached(region):
     assert region.actual_backend.leases == {}
 
 
-def test_without_the_lease_of_the_entry_nothing_is_stored(region, client):
+def test_value_is_not_stored_without_the_lease(region, client):
     # As a loader in another language, which does not use dogpile's lock.
     assert call(client, "CACHE.FETCH", "k", "LEASE", 60_000, "TOKEN", 77)[3] == 77
     with tagged("t"):
@@ -70,7 +70,7 @@ def test_without_the_lease_of_the_entry_nothing_is_stored(region, client):
     assert region.get("k") == "set"
 
 
-def test_creator_that_outlasts_its_lock_stores_nothing_in_place_of_the_next_one(client):
+def test_creator_that_outlasts_its_lock_stores_nothing(client):
     region = region_of(lock_timeout=0.05)
     is_read, may_end = threading.Event(), threading.Event()
 
@@ -100,7 +100,7 @@ def test_creator_that_outlasts_its_lock_stores_nothing_in_place_of_the_next_one(
     assert region.actual_backend.leases == {}
 
 
-def test_creator_that_stores_itself_is_judged_twice(region):
+def test_value_set_by_its_creator_is_checked_for_invalidations_again(region):
     def create():
         region.set("k", "first")
         region.actual_backend.invalidate_tags("t")
@@ -119,7 +119,7 @@ def test_failed_creator_releases_lock_and_lease(region, client):
     assert region.actual_backend.leases == {}
 
 
-def test_one_of_two_processes_creates(client):
+def test_only_one_of_two_processes_creates(client):
     """Two regions act as two processes: they share only the server's lock."""
     regions, creations, barrier = (region_of(), region_of()), [], threading.Barrier(2)
 
@@ -141,7 +141,7 @@ def test_lock_wait_ends_at_its_limit(client):
     assert not backend.get_mutex("k").acquire()
 
 
-def test_server_that_grants_no_lease_is_not_asked_without_a_pause(client, monkeypatch):
+def test_lease_requests_pause_while_the_lease_is_not_granted(client, monkeypatch):
     pauses = []
     monkeypatch.setattr("tagcache.dogpile.time.sleep", pauses.append)
     monkeypatch.setattr("tagcache.dogpile.LeaseMutex._ask", lambda *command: len(pauses) == 3)
@@ -149,7 +149,7 @@ def test_server_that_grants_no_lease_is_not_asked_without_a_pause(client, monkey
     assert pauses == [0.5] * 3
 
 
-def test_bytes_that_are_no_pickle_are_a_miss(region, client, caplog):
+def test_undecodable_bytes_are_a_miss(region, client, caplog):
     call(client, "CACHE.SET", "k", b'{"ct": 1, "v": 2}|\x80garbage')
     assert region.get("k") is NO_VALUE
     assert "cannot be decoded" in caplog.text
@@ -162,7 +162,7 @@ def test_server_errors_are_raised(region, client):
             use()
 
 
-def test_error_names_the_fix_where_the_module_is_missing():
+def test_error_names_the_fix_if_the_module_is_missing():
     region = region_of("TAGCACHE_BARE_PORT")
     uses = [
         lambda: region.get("k"),

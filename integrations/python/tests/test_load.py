@@ -35,12 +35,12 @@ def test_value_is_loaded_once_and_then_served(client):
     assert 0 < client.pttl("k") <= 60_000
 
 
-def test_tags_may_depend_on_the_value(client):
+def test_tags_can_depend_on_the_value(client):
     get_or_load(client, "k", lambda: b"7", ttl=60, tags=lambda value: [b"row:" + value])
     assert call(client, "CACHE.INVALIDATE", "row:7") == 1
 
 
-def test_one_of_many_threads_loads(client):
+def test_only_one_of_many_threads_loads(client):
     loads, barrier = [], threading.Barrier(8)
 
     def load():
@@ -71,7 +71,7 @@ def test_value_read_before_an_invalidation_is_returned_but_not_cached(client):
     assert state(client, "k") == b"MISS"
 
 
-def test_value_without_a_time_to_live_left_is_not_cached(client):
+def test_value_with_a_ttl_of_zero_is_not_cached(client):
     assert get_or_load(client, "k", lambda: b"value", ttl=0) == b"value"
     assert state(client, "k") == b"MISS"
     assert grant(client, "k")
@@ -86,7 +86,7 @@ def test_failed_load_releases_its_lease(client):
     assert grant(client, "k")
 
 
-def test_value_that_cannot_be_encoded_releases_its_lease(client):
+def test_lease_is_released_if_the_value_cannot_be_encoded(client):
     def dumps(value):
         raise TypeError("not for caches")
 
@@ -102,7 +102,7 @@ def test_stale_value_is_served_while_another_caller_loads(client):
     assert get_or_load(client, "k", lambda: pytest.fail("loads"), ttl=60) == b"old"
 
 
-def test_stale_value_is_served_where_the_load_fails(client, caplog):
+def test_stale_value_is_served_if_the_load_fails(client, caplog):
     call(client, "CACHE.SET", "k", "old", "GRACE", 60000, "TAGS", 1, "t")
     call(client, "CACHE.REVALIDATE", "t")
     assert get_or_load(client, "k", lambda: 1 // 0, ttl=60) == b"old"
@@ -110,7 +110,7 @@ def test_stale_value_is_served_where_the_load_fails(client, caplog):
     assert get_or_load(client, "k", lambda: b"new", ttl=60) == b"new"
 
 
-def test_caller_loads_without_caching_when_its_wait_is_over(client):
+def test_caller_loads_without_caching_after_its_wait_times_out(client):
     assert grant(client, "k")
     assert get_or_load(client, "k", lambda: b"own", ttl=60, wait=0.05) == b"own"
     assert state(client, "k") == b"MISS"
@@ -135,7 +135,7 @@ def test_wait_longer_than_the_socket_timeout_ends_with_the_value(client, timeout
     writer.join(timeout=30)
 
 
-def test_value_that_cannot_be_decoded_is_loaded_anew(client, caplog):
+def test_undecodable_value_is_loaded_again(client, caplog):
     call(client, "CACHE.SET", "k", b"\xff")
     options = {"ttl": 60, "dumps": str.encode, "loads": bytes.decode}
     assert get_or_load(client, "k", lambda: "text", **options) == "text"
@@ -143,7 +143,7 @@ def test_value_that_cannot_be_decoded_is_loaded_anew(client, caplog):
     assert get_or_load(client, "k", lambda: pytest.fail("loads"), **options) == "text"
 
 
-def test_write_that_the_server_refuses_is_logged_and_the_value_returned(client, caplog):
+def test_refused_write_is_logged_and_the_value_returned(client, caplog):
     assert get_or_load(client, "k", lambda: b"value", ttl=60, tags=[""]) == b"value"
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert grant(client, "k")
@@ -155,12 +155,12 @@ def test_key_of_another_type_is_an_error(client):
         get_or_load(client, "k", lambda: b"value", ttl=60)
 
 
-def test_error_names_the_fix_where_the_module_is_missing(bare_client):
+def test_error_names_the_fix_if_the_module_is_missing(bare_client):
     with pytest.raises(ModuleMissing, match="load tagcache.so"):
         get_or_load(bare_client, "k", lambda: b"value", ttl=60)
 
 
-def test_one_string_in_place_of_tags_is_refused(client):
+def test_string_instead_of_a_list_of_tags_is_refused(client):
     with pytest.raises(TypeError, match="list"):
         get_or_load(client, "k", lambda: b"value", ttl=60, tags="tenant")
 
@@ -173,7 +173,7 @@ def run_async(test, **options):
     return asyncio.run(connected())
 
 
-def test_one_of_many_tasks_loads(client):
+def test_only_one_of_many_tasks_loads(client):
     loads = []
 
     async def load():
