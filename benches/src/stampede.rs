@@ -31,7 +31,7 @@ struct Measured {
     loads: f64,
     commands: f64,
     /// From the start to the last caller's reply.
-    all_answered: Duration,
+    all_replied: Duration,
     /// From the end of the load until the last caller has the value.
     after_load: Duration,
 }
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Options, server: &Server, targets: &mut Targets) {
             name.into(),
             format!("{:.0}", middle(|m| m.loads)),
             thousands(middle(|m| m.commands) as usize),
-            time(|m| m.all_answered.as_secs_f64()),
+            time(|m| m.all_replied.as_secs_f64()),
             time(|m| m.after_load.as_secs_f64()),
             ms(worst.unwrap_or_default()),
         ]);
@@ -111,7 +111,7 @@ fn by_lease(callers: &mut [RawClient]) -> Measured {
     Measured {
         loads: loads as f64,
         commands: callers.len() as f64 + 1.0,
-        all_answered: start.elapsed(),
+        all_replied: start.elapsed(),
         after_load: loaded.elapsed(),
     }
 }
@@ -164,7 +164,7 @@ fn by_lock(callers: &mut [RawClient]) -> Measured {
     Measured {
         loads: f64::from(loads),
         commands: commands as f64,
-        all_answered: start.elapsed(),
+        all_replied: start.elapsed(),
         after_load: loaded.elapsed(),
     }
 }
@@ -172,11 +172,11 @@ fn by_lock(callers: &mut [RawClient]) -> Measured {
 /// Sends a command for each of these callers, then reads the reply to each.
 fn ask(
     callers: &mut [RawClient],
-    who: impl Iterator<Item = usize> + Clone,
+    numbers: impl Iterator<Item = usize> + Clone,
     command: &[&str],
 ) -> Vec<Reply> {
-    for caller in who.clone() {
+    for caller in numbers.clone() {
         callers[caller].send(command);
     }
-    who.map(|caller| callers[caller].read()).collect()
+    numbers.map(|caller| callers[caller].read()).collect()
 }

@@ -103,7 +103,7 @@ mod tests {
     use super::{median, thousands};
 
     #[test]
-    fn figures_are_grouped_by_three() {
+    fn thousands_are_separated_by_commas() {
         assert_eq!(thousands(0), "0");
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_000), "1,000");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_does_not_care_for_order() {
+    fn the_median_is_independent_of_the_order() {
         assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
         assert!(median([]).is_nan());

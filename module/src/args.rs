@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_are_refused() {
+    fn impossible_expire_times_are_refused() {
         let deadline = |ttl: Ttl| ttl.deadline_ms(1_000, "cache.set");
         assert_eq!(deadline(Ttl::In(Some(2_000))), Ok(Some(3_000)));
         assert_eq!(deadline(Ttl::At(Some(2_000))), Ok(Some(2_000)));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_concern_what_is_stored() {
+    fn tag_limits_apply_only_to_stored_tags() {
         let long = [b't'; 700];
         let args: [&[u8]; 2] = [b"1", &long];
         assert!(Cursor::new(&args).next_tags(1).is_ok());

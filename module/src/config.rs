@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_read_with_and_without_prefix_and_refused_with_the_range() {
+    fn module_arguments_take_a_prefix_and_errors_name_the_range() {
         let config = from_args(&[b"tagcache.default-ttl-ms", b"5000", b"Reclaim-Inline", b"0"])
             .expect("good");
         assert_eq!((config.default_ttl_ms, config.reclaim_inline), (5_000, 0));

@@ -563,14 +563,14 @@ mod tests {
     }
 
     #[test]
-    fn a_class_is_one_of_four_sizes_between_powers_of_two() {
+    fn there_are_four_size_classes_per_power_of_two() {
         let sizes = [256, 257, 320, 321, 400, 512, 513, 640, 641];
         let classes = [256, 320, 320, 384, 448, 512, 640, 640, 768];
         assert_eq!(sizes.map(class), classes);
     }
 
     #[test]
-    fn a_value_lies_apart_where_that_takes_less() {
+    fn a_value_is_stored_apart_where_that_takes_less_memory() {
         let of = |value| Allocated::of(26, value).value;
         assert_eq!(
             [100, 500, 1_000, 4_000].map(of),
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_is_set_again_stays_set_and_changes_no_other() {
+    fn setting_a_flag_twice_keeps_it_and_changes_no_other() {
         let new = NewEntry::new(b"key", &PLAIN);
         let entry = new.as_entry();
         for _ in 0..2 {
@@ -628,7 +628,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
         #[test]
-        fn an_entry_gives_back_what_it_was_made_of(
+        fn an_entry_returns_the_parts_it_was_made_of(
             key in proptest::collection::vec(any::<u8>(), 0..300),
             value in values(),
             created_ms in 0_u64..(1 << 48), has_ttl in any::<bool>(), slot in any::<u32>(),
@@ -658,7 +658,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
         #[test]
-        fn a_rewritten_entry_keeps_its_slot_alone(
+        fn a_rewritten_entry_keeps_only_its_slot(
             key in proptest::collection::vec(any::<u8>(), 0..300),
             values in proptest::array::uniform2(values()),
             graces in proptest::array::uniform2(prop_oneof![Just(0), 1_u64..(1 << 48)]),

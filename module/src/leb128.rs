@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ten_bytes_hold_no_more_than_64_bits() {
+    fn a_number_above_64_bits_is_refused() {
         let ending = |last| [[0xff; 9].as_slice(), &[last]].concat();
         assert_eq!(super::take(&mut &ending(0)[..]), Some(u64::MAX >> 1));
         assert_eq!(super::take(&mut &ending(1)[..]), Some(u64::MAX));
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_number_comes_back(number in any::<u64>(), shift in 0_u32..64) {
+        fn an_encoded_number_decodes_to_itself(number in any::<u64>(), shift in 0_u32..64) {
             let number = number >> shift;
             let mut bytes = Vec::new();
             super::push(&mut bytes, number);

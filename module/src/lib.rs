@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_has_a_page_whose_head_is_what_the_table_says() {
+    fn each_command_has_a_page_that_matches_the_command_table() {
         let overview = page("commands.md");
         for (word, command) in documented() {
             let name = format!("CACHE.{}", word.to_uppercase());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_settings_has_a_row_for_each_with_its_default() {
+    fn the_settings_page_lists_each_setting_with_its_default() {
         let page = page("settings.md");
         for setting in config::SETTINGS {
             let name = setting.name.to_string_lossy();

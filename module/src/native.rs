@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_known_in_any_case_and_only_whole() {
+    fn command_names_match_in_any_case_and_only_in_full() {
         for (name, expected) in [
             (&b"incr"[..], Keys::First),
             (b"InCr", Keys::First),

@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_comes_back(
+        fn an_encoded_record_decodes_to_itself(
             is_gone in any::<bool>(), has_ttl in any::<bool>(), origin in any::<u32>(), created_ms in 0..=MAX_TIME_MS, hits in any::<u32>(),
             grace_ms in 0..=MAX_TIME_MS, soft_since_ms in proptest::option::of(1..=MAX_TIME_MS),
             tags in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..20),
@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let again = Record::decode(&bytes).map(|record| record.encode());
             if let Some(again) = &again {
                 prop_assert!(Record::decode(again) == Record::decode(&bytes));
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "thousands of tags")]
-    fn no_more_is_believed_than_an_entry_can_have() {
+    fn a_record_beyond_the_limits_of_an_entry_is_refused() {
         let long = vec![b't'; MAX_TAG_BYTES as usize];
         let last = (1 << 48) - 1;
         let record = |time_ms, tags: &[&[u8]]| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_records_are_refused_or_are_records_again() {
+    fn damaged_records_are_refused_or_decode_to_valid_ones() {
         let tags: [&[u8]; 3] = [b"a", b"tag", &[b't'; 200]];
         let mut plain = Record::default();
         plain.parts.value = b"value";
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_claims_too_much_is_refused() {
+    fn impossible_lengths_counts_and_flags_are_refused() {
         let head = [0; 11];
         let whole = [&head[..], &[0]].concat();
         assert!(Record::decode(&whole).is_some());

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syntax_is_taken_apart() {
+    fn a_syntax_is_parsed_into_its_arguments() {
         for (syntax, shown) in [
             ("key [key ...]", "key [key ...]"),
             ("key n [key n ...]", "key n [key n ...]"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_the_kind() {
+    fn an_argument_name_determines_its_kind() {
         let kinds: Vec<Kind> = parse("key value count PXAT unix-time-milliseconds")
             .into_iter()
             .map(|arg| arg.kind)

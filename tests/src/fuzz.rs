@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_gets_the_corpus_and_then_as_many_damaged_inputs_as_asked() {
+    fn a_target_gets_the_corpus_then_the_requested_damaged_inputs() {
         let corpus = [b"*1\r\n$4\r\nPING\r\n".to_vec(), b"12345".to_vec()];
         let mut inputs = Vec::new();
         fuzz("itself", 500, &corpus, |input| inputs.push(input.to_vec()));

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crc64_is_the_one_that_redis_checks() {
+    fn crc64_matches_the_checksum_of_redis() {
         assert_eq!(crc64(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
     }
 }

@@ -80,7 +80,7 @@ pub(crate) fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Ch
         .spawn()
         .unwrap_or_else(|e| panic!("cannot run engine {name}: {e}"));
     let start = Instant::now();
-    while !answers(port, child.id()) {
+    while !is_ready(port, child.id()) {
         if !matches!(child.try_wait(), Ok(None)) {
             let log = read_log(dir);
             return Err(log
@@ -98,7 +98,7 @@ pub(crate) fn spawn(builder: &ServerBuilder, port: u16, dir: &Path) -> Result<Ch
 }
 
 /// Whether this child replies on the port, with its data loaded.
-fn answers(port: u16, pid: u32) -> bool {
+fn is_ready(port: u16, pid: u32) -> bool {
     let Ok(mut client) = RawClient::connect(port) else {
         return false;
     };

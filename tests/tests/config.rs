@@ -74,7 +74,7 @@ fn the_packaged_configuration_names_every_setting_and_its_default() {
 }
 
 #[test]
-fn module_arguments_set_what_they_name_with_and_without_prefix() {
+fn module_arguments_work_with_and_without_prefix() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -102,7 +102,7 @@ fn module_arguments_set_what_they_name_with_and_without_prefix() {
 }
 
 #[test]
-fn bad_module_arguments_keep_the_module_from_loading_and_the_log_says_why() {
+fn invalid_module_arguments_prevent_loading_and_are_logged() {
     for_all_engines(|engine| {
         for (args, words) in [
             (
@@ -149,7 +149,7 @@ fn bad_module_arguments_keep_the_module_from_loading_and_the_log_says_why() {
 }
 
 #[test]
-fn config_set_takes_the_range_and_refuses_the_rest_saying_it() {
+fn config_set_accepts_only_its_range_and_the_error_names_it() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -176,9 +176,9 @@ fn config_set_takes_the_range_and_refuses_the_rest_saying_it() {
                     .error()
                     .unwrap_or_else(|| panic!("{name} {bad} is taken"));
                 assert!(error.starts_with("ERR "), "{name} {bad}: {error}");
-                let says_range =
+                let names_range =
                     error.contains(&low.to_string()) && error.contains(&high.to_string());
-                assert!(says_range, "{name} {bad}: {error}");
+                assert!(names_range, "{name} {bad}: {error}");
             }
             for bad in ["", "x", "1.5", "99999999999999999999"] {
                 assert!(set(&mut client, name, bad).is_error(), "{name} {bad:?}");
@@ -193,7 +193,7 @@ fn config_set_takes_the_range_and_refuses_the_rest_saying_it() {
 }
 
 #[test]
-fn a_default_ttl_is_for_new_writes_without_one() {
+fn the_default_ttl_applies_to_new_writes_without_a_ttl() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -224,7 +224,7 @@ fn a_default_ttl_is_for_new_writes_without_one() {
 }
 
 #[test]
-fn the_limits_of_tags_are_those_of_the_moment() {
+fn changed_tag_limits_apply_at_once() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -324,7 +324,7 @@ fn every_setting_is_a_module_argument_and_is_rewritten() {
 }
 
 #[test]
-fn a_bad_line_in_the_configuration_file_ends_the_start() {
+fn an_invalid_line_in_the_config_file_prevents_the_start() {
     for_each_engine(|engine| {
         for line in [
             "tagcache.top-keys 0",
@@ -346,7 +346,7 @@ fn a_bad_line_in_the_configuration_file_ends_the_start() {
 }
 
 #[test]
-fn the_module_can_be_loaded_at_runtime_and_not_unloaded_under_its_entries() {
+fn the_module_loads_at_runtime_and_does_not_unload_with_entries() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

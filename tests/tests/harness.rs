@@ -3,7 +3,7 @@
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines};
 
 #[test]
-fn a_server_starts_answers_restarts_and_is_gone_after_its_drop() {
+fn a_server_starts_serves_restarts_and_ends_when_dropped() {
     for_all_engines(|engine| {
         let mut server = Server::builder().engine(engine).without_module().start();
         let mut client = server.raw();
@@ -31,7 +31,7 @@ fn a_server_starts_answers_restarts_and_is_gone_after_its_drop() {
 }
 
 #[test]
-fn a_server_that_cannot_start_answers_with_its_log() {
+fn a_server_that_cannot_start_returns_its_log() {
     for_all_engines(|engine| {
         let builder = Server::builder()
             .engine(engine)

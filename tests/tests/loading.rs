@@ -30,7 +30,7 @@ fn is_loaded(client: &mut RawClient) -> bool {
 }
 
 /// Causes all events that the module subscribes to: events of keys, flushes, ticks, forks, the swap of databases.
-fn stir(server: &mut Server, client: &mut RawClient) {
+fn cause_all_events(server: &mut Server, client: &mut RawClient) {
     call!(client, "SWAPDB", 0, 1);
     call!(client, "FLUSHALL");
     call!(client, "BGREWRITEAOF");
@@ -58,7 +58,7 @@ fn works(client: &mut RawClient) {
 }
 
 #[test]
-fn a_refused_load_leaves_nothing_behind_and_the_next_one_works() {
+fn a_refused_load_leaves_nothing_and_the_next_load_succeeds() {
     for_all_engines(|engine| {
         for refused in [
             &["CONFIG", "tagcache.reclaim-budget-us", "1"][..],
@@ -72,7 +72,7 @@ fn a_refused_load_leaves_nothing_behind_and_the_next_one_works() {
             for _ in 0..3 {
                 let reply = load(&mut client, refused);
                 assert!(reply.is_error(), "{refused:?}: {reply:?}");
-                stir(&mut server, &mut client);
+                cause_all_events(&mut server, &mut client);
                 assert!(!is_loaded(&mut client), "{refused:?}");
             }
             let right = [
@@ -84,7 +84,7 @@ fn a_refused_load_leaves_nothing_behind_and_the_next_one_works() {
                 "0",
             ];
             assert_eq!(load(&mut client, &right), Reply::ok(), "{refused:?}");
-            stir(&mut server, &mut client);
+            cause_all_events(&mut server, &mut client);
             let top_keys = call!(client, "CONFIG", "GET", "tagcache.top-keys");
             assert_eq!(top_keys.field("tagcache.top-keys").text(), "7");
             works(&mut client);
@@ -95,7 +95,7 @@ fn a_refused_load_leaves_nothing_behind_and_the_next_one_works() {
 }
 
 #[test]
-fn refused_loads_keep_no_memory() {
+fn refused_loads_leak_no_memory() {
     const LOADS: i64 = 50;
     const SERVERS_OWN: i64 = 1_000;
     for_all_engines(|engine| {
@@ -124,7 +124,7 @@ fn refused_loads_keep_no_memory() {
 /// Redis 7.0 reports that and does not do it; Valkey crashes, with any module that has a data type
 /// (valkey-io/valkey#4630).
 #[test]
-fn an_unknown_config_name_is_refused_and_the_server_lives() {
+fn an_unknown_config_name_is_refused_and_the_server_survives() {
     for_all_engines(|engine| {
         if engine.is_valkey() {
             return;
@@ -134,12 +134,12 @@ fn an_unknown_config_name_is_refused_and_the_server_lives() {
             let mut client = server.raw();
             let reply = load(&mut client, &["CONFIG", unknown, "1"]);
             assert!(reply.is_error(), "{unknown}: {reply:?}");
-            stir(&mut server, &mut client);
+            cause_all_events(&mut server, &mut client);
             if !is_loaded(&mut client) {
                 assert_eq!(load(&mut client, &[]), Reply::ok());
             }
             works(&mut client);
-            stir(&mut server, &mut client);
+            cause_all_events(&mut server, &mut client);
         }
     });
 }

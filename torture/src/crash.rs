@@ -217,12 +217,12 @@ impl Round {
         let mut history = History::default();
         let first = self.first(rng);
         let mut seeded = Rng::new(rng.next_u64());
-        let is_told_apart = |change: &Change| {
+        let is_distinguishable = |change: &Change| {
             // A server that must have kept something must not have been emptied either.
             self.least == 0 || !matches!(change, Change::Flush)
         };
         let then = std::iter::repeat_with(move || Change::random(&mut seeded));
-        let changes = first.into_iter().chain(then.filter(is_told_apart));
+        let changes = first.into_iter().chain(then.filter(is_distinguishable));
         let (before, pause) = (self.least + rng.below(self.longest), rng.below(40));
         let mut writing = server.raw();
         let mut saved = 0;
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_keeps_less_than_it_should_is_found() {
+    fn a_server_that_loses_more_than_promised_is_detected() {
         for promised in [Durability::Everysec, Durability::Always] {
             let keeps_nothing = server(&Engine::default_engine(), Durability::Nothing);
             let time = Duration::from_secs(1);

@@ -39,7 +39,7 @@ pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// The output of the processes.
-    pub(crate) said: String,
+    pub(crate) output: String,
     /// The records around the first violation.
     pub(crate) history: Vec<Record>,
 }
@@ -57,7 +57,7 @@ impl Fleet {
             let program = other.map_or_else(|| program.clone(), Into::into);
             let without =
                 clap::ValueEnum::to_possible_value(&task.without).expect("a value with a name");
-            let said = std::fs::File::create(task.dir.join(format!("said-{}", task.number)));
+            let output = std::fs::File::create(task.dir.join(format!("said-{}", task.number)));
             Command::new(program)
                 .args([
                     "worker",
@@ -76,7 +76,7 @@ impl Fleet {
                 .arg(&task.dir)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(said.expect("a file in a directory of ours"))
+                .stderr(output.expect("a file in a directory of ours"))
                 .spawn()
                 .expect("this program starts again")
         };
@@ -136,13 +136,13 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
     });
     std::fs::write(dir.path().join(STOP), "").expect("a file in a directory of ours");
     wait_until("the fleet ends", DEADLINE * 4, || !fleet.is_running());
-    let said: Vec<String> = (1..=PROCESSES)
+    let output: Vec<String> = (1..=PROCESSES)
         .map(|number| {
             std::fs::read_to_string(dir.path().join(format!("said-{number}"))).unwrap_or_default()
         })
         .collect();
-    let said = said.concat();
-    assert!(fleet.all_well(), "a process failed:\n{said}");
+    let output = output.concat();
+    assert!(fleet.all_well(), "a process failed:\n{output}");
     let mut records = stage.records;
     for task in &tasks {
         records.extend(read(&task.records()));
@@ -155,7 +155,7 @@ pub(crate) fn run(kind: &Kind, plan: &Plan) -> Option<Outcome> {
         history: first.map_or_else(Vec::new, |first| history(&records, first)),
         verdict,
         counts: stage.counts,
-        said,
+        output,
     })
 }
 

@@ -26,7 +26,7 @@ const CLOCK: Words = ("CACHE.CLOCK", "CACHE.CLOCX");
 
 /// Without tracking, the messages of invalidated tags are left. Without those, the keys of dropped entries are pushed
 /// when their memory is reclaimed, so that nothing would be found soon.
-fn deaf(engine: &Engine) -> Site {
+fn without_pushes(engine: &Engine) -> Site {
     let rewrite = Rewrite {
         asked: None,
         answered: Some(TRACKING),
@@ -34,7 +34,7 @@ fn deaf(engine: &Engine) -> Site {
     Site::single(engine, Server::builder(), rewrite)
 }
 
-fn clockless(engine: &Engine) -> Site {
+fn without_clock(engine: &Engine) -> Site {
     let rewrite = Rewrite {
         asked: Some(CLOCK),
         answered: None,
@@ -43,7 +43,7 @@ fn clockless(engine: &Engine) -> Site {
 }
 
 /// Goes back by some seconds, no more than the clients remember.
-fn go_back(stage: &mut Stage) {
+fn lose_recent_changes(stage: &mut Stage) {
     if stage.counts.is_empty() {
         // Some data must be there to come back.
         std::thread::sleep(std::time::Duration::from_secs(2));
@@ -66,7 +66,7 @@ fn go_back(stage: &mut Stage) {
 }
 
 /// Removes keys without a notification.
-fn steal(stage: &mut Stage) {
+fn remove_keys_unrecorded(stage: &mut Stage) {
     let mut client = stage.site.servers[0].raw();
     for key in 0..KEYS as u32 / 4 {
         call!(client, "UNLINK", key_name(key));
@@ -83,7 +83,7 @@ fn hang(stage: &mut Stage) {
 }
 
 /// Keeps the server away after the fault, so that it does not heal.
-fn stay_away(stage: &mut Stage) {
+fn pause_after_fault(stage: &mut Stage) {
     stage.fault("a fault that is said to be over", now(), Fault::default());
     stage.site.servers[0].pause();
     std::thread::sleep(std::time::Duration::from_millis(3500));
@@ -91,7 +91,7 @@ fn stay_away(stage: &mut Stage) {
 }
 
 /// Notes an invalidation that is not sent.
-fn keep_quiet(stage: &mut Stage) {
+fn note_unsent_invalidation(stage: &mut Stage) {
     let start = now();
     stage.note(start, Event::Invalidate { tags: u32::MAX });
 }
@@ -125,14 +125,14 @@ macro_rules! proofs {
 pub(crate) const PROOFS: &[Proof] = proofs! {
     "nothing" plain, [], Haste, LIMITS, None;
     "the rule of overtaken answers" plain, [], Order, LIMITS, Some(Rule::Stale);
-    "pushes of keys" deaf, [], Nothing, LIMITS, Some(Rule::Stale);
-    "an invalidation that was noted" plain, [keep_quiet], Nothing, LIMITS, Some(Rule::Stale);
-    "CACHE.CLOCK" clockless, [go_back], Nothing, SOON, Some(Rule::Stale);
+    "pushes of keys" without_pushes, [], Nothing, LIMITS, Some(Rule::Stale);
+    "an invalidation that was noted" plain, [note_unsent_invalidation], Nothing, LIMITS, Some(Rule::Stale);
+    "CACHE.CLOCK" without_clock, [lose_recent_changes], Nothing, SOON, Some(Rule::Stale);
     "leases" plain, [], Leases, LIMITS, Some(Rule::LoadedTwice);
     "leases, while tags are invalidated" plain, [invalidate], Leases, LIMITS, Some(Rule::Stale);
     "short time-outs" plain, [hang], Timeouts, LIMITS, Some(Rule::Overrun);
-    "a record of what was removed" plain, [steal], Nothing, LIMITS, Some(Rule::Lost);
-    "a server" plain, [stay_away], Nothing, SOON, Some(Rule::Unhealed);
+    "a record of what was removed" plain, [remove_keys_unrecorded], Nothing, LIMITS, Some(Rule::Lost);
+    "a server" plain, [pause_after_fault], Nothing, SOON, Some(Rule::Unhealed);
 };
 
 impl Proof {

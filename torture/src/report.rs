@@ -98,7 +98,7 @@ impl Report {
             plan,
             verdict,
             counts,
-            said,
+            output,
             history,
         } = outcome;
         let counts: Vec<String> = counts
@@ -122,7 +122,7 @@ impl Report {
         for record in history {
             writeln!(self.details, "- {record:?}").expect("a string takes everything");
         }
-        writeln!(self.details, "\n```text\n{said}```").expect("a string takes everything");
+        writeln!(self.details, "\n```text\n{output}```").expect("a string takes everything");
     }
 
     /// Notes a run in which nothing may be found.

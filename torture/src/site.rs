@@ -323,10 +323,10 @@ pub(crate) fn move_slot(
     }
     for node in [to, from].iter().chain(others) {
         let mut client = RawClient::connect(node.port())?;
-        let told = until(|| {
+        let is_assigned = until(|| {
             Ok(client.try_call(&args!["CLUSTER", "SETSLOT", slot, "NODE", to_id])? == Reply::ok())
         })?;
-        assert!(told, "the slot has moved");
+        assert!(is_assigned, "the slot has moved");
     }
     Ok(())
 }

@@ -206,7 +206,7 @@ async fn work(task: &Task, stop: &AtomicBool) -> Vec<Record> {
         running.push(if busy {
             tokio::spawn(worker.work())
         } else {
-            tokio::spawn(worker.meet())
+            tokio::spawn(worker.load_expired_keys())
         });
     }
     let mut records = pulses(task, &cache, &values, stop).await;

@@ -4,15 +4,15 @@
 use std::process::Command;
 
 #[test]
-fn nothing_is_found_but_where_a_protection_is_taken_away() {
+fn violations_are_found_only_with_a_protection_disabled() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_tagcache-torture"));
     let seed = std::env::var("TAGCACHE_SEED").unwrap_or_else(|_| "1".to_owned());
     let output = program
         .args(["--short", "--seed", &seed])
         .output()
         .expect("the program starts");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
+    println!("{stdout}");
     assert!(output.status.success(), "{errors}");
 }

@@ -297,7 +297,7 @@ mod tests {
 
     /// The compared ways work: stored entries are read, invalidated ones are not, and no others are.
     #[test]
-    fn each_way_serves_what_was_set_until_its_tag_is_invalidated() {
+    fn each_way_serves_a_value_until_its_tag_is_invalidated() {
         let server = Server::start();
         for mut contender in Contender::all(&server) {
             let (way, link) = (&mut contender.way, &mut contender.link);

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clauses_come_once_and_in_any_order() {
+    fn each_clause_is_accepted_once_in_any_order() {
         let words: [&[u8]; 9] = [
             b"none", b"1", b"x", b"soft", b"ALL", b"2", b"SOFT", b"b", b"DryRun",
         ];

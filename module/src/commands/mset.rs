@@ -83,7 +83,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn pairs_are_counted_and_options_are_those_for_many() {
+    fn a_wrong_pair_count_or_single_key_option_is_refused() {
         let parsed = |words: &[&'static [u8]]| {
             let parsed = parse(words, || TagLimits::of(&Config::default()));
             parsed.map(|(keys, options)| (keys, options.tags.len(), options.tags_at))

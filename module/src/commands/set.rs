@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn options_come_in_any_order_and_case() {
+    fn options_are_accepted_in_any_order_and_case() {
         let words: [&[u8]; 9] = [b"k", b"v", b"tags", b"2", b"a", b"b", b"Px", b"5", b"nX"];
         let args = parsed(&words).expect("good");
         assert_eq!((args.tags, args.tags_at), (&[&b"a"[..], b"b"][..], 4));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_may_be_any_word() {
+    fn an_option_word_can_be_a_tag() {
         let words: [&[u8]; 7] = [b"k", b"v", b"TAGS", b"2", b"NX", b"TAGS", b"XX"];
         let args = parsed(&words).expect("good");
         assert_eq!(
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_a_syntax_error() {
+    fn contradictory_or_incomplete_options_are_a_syntax_error() {
         for options in [
             &[&b"NX"[..], b"XX"][..],
             &[b"NX", b"NX"],

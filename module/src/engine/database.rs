@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn invalidations_and_what_they_drop_are_counted() {
+    fn invalidations_and_dropped_entries_are_counted() {
         let mut database = filled();
         let dropped = invalidate(&mut database, b"a", Effect::Gone);
         assert_eq!(dropped, 2);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_known_by_its_name_until_everything_is_flushed() {
+    fn an_invalidated_tag_is_known_by_name_until_a_flush() {
         for by_command in [true, false] {
             let mut database = filled();
             invalidate(&mut database, b"a", Effect::Stale);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_unknown_tags_may_be_written_unless_anything_was_invalidated() {
+    fn with_unknown_tags_any_invalidation_refuses_the_write() {
         let mut database = filled();
         let token = lease(&mut database);
         let may_write = |database: &Database<u64>| {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_counts_unless_its_condition_was_not_met() {
+    fn a_lease_refusal_is_counted_only_if_the_condition_is_met() {
         for (invalidated, condition_is_met) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_bounds_what_is_remembered() {
+    fn setting_the_clock_back_bounds_the_remembered_times() {
         let mut database = filled();
         invalidate(&mut database, b"a", Effect::Gone);
         database.stamps_were_set_back(1_000);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_is_in_use_and_saved_once_it_has_entries_or_a_history() {
+    fn a_database_with_entries_or_a_history_is_in_use() {
         let of = |database: &Database<u64>| (database.is_in_use(), database.has_history());
         let mut database = Database::default();
         assert_eq!(of(&database), (false, false));

@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_written_before_an_invalidation_is_gone_however_late_it_arrives() {
+    fn an_entry_older_than_an_invalidation_arrives_outdated() {
         let mut history = History::default();
         history.record(b"t", at(10_000), Effect::Gone);
         assert!(outdated(&history, b"t", 9_999));
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_does_not_refuse_what_is_written_afterwards() {
+    fn after_a_clock_set_back_new_writes_are_not_outdated() {
         let mut history = History::default();
         history.record(b"t", at(3_600_000), Effect::Gone);
         history.bound_stamps(1_000);
@@ -612,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_bounds_what_is_stored_until_it_ends() {
+    fn a_hold_limits_entries_of_its_tag_until_it_ends() {
         let mut history = History::default();
         let held = |history: &History, tags: &[&'static [u8]], now_ms| {
             history.held_until_ms(tags.iter().copied(), now_ms)
@@ -637,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_a_tag_are_its_own() {
+    fn the_times_of_a_tag_exclude_those_of_other_tags() {
         let mut history = History::default();
         history.record(b"old", at(5), Effect::Gone);
         history.trim(up_to(0), usize::MAX, |_| false);
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_a_soft_invalidation_holds_for_such_tags_too() {
+    fn a_grace_limit_applies_to_tags_that_an_entry_does_not_carry() {
         let mut history = History::default();
         let outcome = |history: &History, since_ms| {
             let tags = [&b"t"[..], b"other"];
@@ -689,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_counts_from_the_present_however_far_stamps_are_ahead() {
+    fn a_grace_limit_counts_from_now_even_if_stamps_are_ahead() {
         let mut history = History::default();
         let moment = Moment {
             at_ms: 1_900,
@@ -705,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_tags_are_folded_and_those_that_entries_carry_stay() {
+    fn the_oldest_tags_are_folded_except_those_of_entries() {
         let mut history = History::default();
         for number in 1..=10_u64 {
             history.record(format!("{number}").as_bytes(), at(number), Effect::Gone);
@@ -731,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded_in_bytes_and_one_long_tag_folds_many_short_ones() {
+    fn tag_names_are_bounded_in_bytes_by_folding_old_tags() {
         let most = Remembered {
             bytes: 40,
             ..REMEMBERED
@@ -753,7 +753,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_were_carried_are_folded_a_few_at_a_time() {
+    fn tags_that_lost_their_entries_are_folded_in_small_steps() {
         const TAGS: u64 = 20_000;
         let mut history = History::default();
         let tag = |number| format!("tag{number:05}").into_bytes();
@@ -776,7 +776,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_tags_are_carried_the_last_ones_are_not_folded() {
+    fn many_carried_tags_do_not_cause_the_latest_to_be_folded() {
         let mut history = History::default();
         let invalidations = |history: &History, tag: &[u8]| {
             let past = history.of_named(tag)?;
@@ -814,7 +814,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_given_twice_counts_once() {
+    fn a_tag_named_twice_in_one_command_counts_once() {
         let mut history = History::default();
         let invalidations =
             |history: &History, tag: &[u8]| history.of_named(tag).map(|past| past.invalidations);
@@ -831,7 +831,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_known_by_name_if_it_was_invalidated_by_it_since_the_flush() {
+    fn a_tag_is_known_if_invalidated_by_name_since_the_last_flush() {
         let mut history = History::default();
         history.record_condition(b"c", at(4), Effect::Gone, 0);
         history.record(b"a", at(5), Effect::Gone);
@@ -849,7 +849,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_comes_too_late_is_one_that_was_invalidated_meanwhile() {
+    fn an_arrival_is_too_late_if_its_tags_were_invalidated() {
         let too_late =
             |outcome: Outcome| [false, true].map(|is_stale| outcome.is_too_late(is_stale));
         assert_eq!(too_late(Outcome::Untouched), [false, false]);
@@ -861,7 +861,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_tags_made_stale_the_first_and_the_first_end_count() {
+    fn among_several_soft_tags_the_earliest_start_and_end_count() {
         let mut history = History::default();
         history.record_condition(b"a", at(10), Effect::Stale, 100);
         history.record_condition(b"b", at(20), Effect::Stale, 300);
@@ -876,7 +876,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_invalidation_is_found_wherever_it_is_kept() {
+    fn the_latest_time_covers_flushes_tags_and_folded_tags() {
         let mut history = History::default();
         assert!(history.is_empty());
         assert_eq!(history.latest_ms(), 0);
@@ -891,7 +891,7 @@ mod tests {
     }
 
     #[test]
-    fn a_past_is_read_as_it_was_saved_and_within_its_bounds() {
+    fn a_past_round_trips_and_numbers_out_of_range_are_refused() {
         let past = Past {
             clock: u64::MAX,
             hard_ms: 2,
@@ -928,7 +928,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded_again() {
+    fn a_saved_history_loads_unchanged() {
         let mut history = History::default();
         history.record(b"a", at(1), Effect::Gone);
         history.record(b"b", at(2), Effect::Stale);
@@ -944,7 +944,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_names_impossible_tags_is_refused() {
+    fn truncated_bytes_and_impossible_tag_lengths_are_refused() {
         let mut history = History::default();
         history.record(b"tag", at(1), Effect::Gone);
         let mut saved = Vec::new();
@@ -962,7 +962,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused_or_loaded(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_refused_or_load_a_valid_history(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut history = History::default();
             _ = history.load(&mut &bytes[..]);
             history.validate();

@@ -298,7 +298,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 64 }))]
         #[test]
-        fn it_behaves_like_a_sorted_set(
+        fn ids_behave_like_a_sorted_set(
             start in 0_u32..if cfg!(miri) { 50 } else { 200 },
             ops in proptest::collection::vec((any::<bool>(), 0_u32..300), 0..if cfg!(miri) { 60 } else { 600 }),
         ) {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn one_id_takes_no_heap_and_many_dense_ones_little() {
+    fn one_id_takes_no_heap_and_dense_ids_take_little() {
         let mut ids = Ids::default();
         ids.insert(7, 1);
         assert_eq!(ids.heap_bytes(), 0);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_compared_with_bitmaps_and_made_one() {
+    fn ids_agree_with_bitmaps_and_convert_to_one() {
         // No id, one, an array, and bitmaps with some ids or no ids outside the bitmap.
         for count in [0, 1, 5, FEW as u32 + 1, 45, 300] {
             let mut ids = Ids::default();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heap_of_a_bitmap_is_counted_as_it_grows_and_shrinks() {
+    fn heap_bytes_follow_a_bitmap_as_it_grows_and_shrinks() {
         let count = if cfg!(miri) { 200 } else { 20_000 };
         let mut ids = Ids::default();
         let check = |ids: &Ids| {
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_its_memory_back() {
+    fn removing_ids_frees_the_memory_of_a_bitmap() {
         let count = if cfg!(miri) { 300 } else { 5_000 };
         let mut ids = Ids::default();
         for id in 0..count {
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_list_gives_its_memory_back() {
+    fn removing_ids_frees_the_memory_of_a_short_list() {
         let count = FEW as u32;
         let mut ids = Ids::default();
         for id in 0..count {

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visit_passes_over_pages_that_are_gone_and_ends_at_its_limit() {
+    fn a_visit_skips_freed_pages_and_stops_at_its_limit() {
         let page = PAGE as u32;
         let mut lists = Lists::default();
         for _ in 0..3 * page {

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn every_softened_entry_is_named_and_again_when_its_grace_is_over() {
+    fn each_softened_entry_is_visited_at_once_and_after_its_grace() {
         let mut marks = Marks::default();
         marks.soften(ids(0..3), Softness::since(100));
         let round = |marks: &mut Marks, now_ms: u64, grace_ms: u64| {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn many_soft_marks_are_joined_and_never_become_younger() {
+    fn joining_soft_marks_never_moves_their_time_forward() {
         let count = if cfg!(miri) { 60 } else { 1_000 };
         let mut marks = Marks::default();
         for at in 0..count {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_keeps_limits_apart_and_what_was_not_named_yet() {
+    fn joining_preserves_limits_and_entries_not_yet_visited() {
         let mut marks = Marks::default();
         let limited = MAX_SOFT as u32 + 1;
         let limit_ms = 10;
@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "thousands of ids")]
-    fn a_bitmap_takes_bytes_by_the_kinds_of_its_containers() {
+    fn the_size_of_a_bitmap_depends_on_its_container_kinds() {
         let few = || 0..10;
         let dense = || (0..5_000).map(|id| (1 << 16) + 2 * id);
         let run = || (2 << 16)..(2 << 16) + 5_000;

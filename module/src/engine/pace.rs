@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_thread_gives_a_sixteenth_and_an_idle_one_half() {
+    fn slices_get_a_sixteenth_of_a_busy_thread_or_half_if_idle() {
         let mut pace = Pace::default();
         let mut now = Moment {
             wall: Duration::from_secs(5),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_long_ago_is_forgotten() {
+    fn old_measurements_are_forgotten() {
         let mut pace = Pace::default();
         let mut now = Moment {
             wall: Duration::ZERO,

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_above_is_taken_although_one_below_has_room() {
+    fn an_id_is_allocated_above_even_if_a_lower_page_has_room() {
         let mut pages = Pages::default();
         let page = PAGE as u32;
         assert_eq!(pages.allocate(0, || ()), 0);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_were_given_back_are_taken_again_from_below() {
+    fn freed_pages_are_reused_from_the_lowest() {
         let mut pages = Pages::default();
         let ids = 0..4 * PAGE as u32;
         let ids: Vec<u32> = ids.map(|_| pages.allocate(0, || ())).collect();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_taken_again_where_it_is_free_and_its_page_wide_enough() {
+    fn a_requested_id_is_used_if_free_and_its_page_is_wide_enough() {
         let mut pages = Pages::default();
         let above = PAGE as u32..;
         for _ in 0..200 {

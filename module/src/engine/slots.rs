@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_kept_where_a_page_gets_a_wider_number() {
+    fn widening_a_page_keeps_its_lists() {
         let mut slots: Slots<u32> = Slots::default();
         let first = slots.insert(None, 1, 4, 0, &[3, 4]);
         let second = slots.insert(None, 2, 4, 0, &[65_534, 5]);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_was_left_is_taken_again() {
+    fn a_freed_slot_is_reused() {
         let mut slots: Slots<u32> = Slots::default();
         let [first, second] = [1, 2].map(|entry| slots.insert(None, entry, 0, 0, &[3]));
         assert_ne!(slots.insert(Some(second), 9, 0, 0, &[3]), second);

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_go_on_after_those_of_another_clock() {
+    fn stamps_continue_after_those_of_another_clock() {
         let mut stamps = Stamps::default();
         stamps.follow(5_000);
         assert_eq!(stamps.of_invalidation(100), 5_000);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn small_steps_back_keep_the_order_until_they_add_up() {
+    fn small_clock_steps_back_keep_the_order_until_they_add_up() {
         let mut stamps = Stamps::default();
         let now = 50_000;
         // The order holds for stamps of this node, of another node, and of this node's primary.
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_are_ahead_beyond_a_bound() {
+    fn stamps_count_as_ahead_beyond_a_bound() {
         let mut stamps = Stamps::default();
         let now = 1_000_000;
         stamps.follow(now + FURTHEST_MS);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_of_another_clock_may_be_earlier_and_one_from_the_future_says_nothing() {
+    fn foreign_stamps_are_reduced_and_future_stamps_ignored() {
         let stamps = Stamps::default();
         let now = 20_000;
         for (at_ms, own, foreign) in [
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_a_clock_was_set_back_was_so_when_that_time_comes_again() {
+    fn stamps_from_before_a_clock_set_back_stay_in_the_past() {
         let mut stamps = Stamps::default();
         assert_eq!(stamps.of_invalidation(3_600_000), 3_600_000);
         assert!(stamps.are_ahead(1_000));

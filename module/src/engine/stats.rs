@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hit_rate_is_the_part_of_reads_that_found_a_value() {
+    fn the_hit_rate_is_the_share_of_reads_with_a_value() {
         assert!(Counters::default().hit_rate().abs() < f64::EPSILON);
         let counters = Counters {
             hits: 5,

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_of_the_same_hash_are_told_apart() {
+    fn tags_with_the_same_hash_are_distinguished() {
         let mut table = TagTable::default();
         for list in 0..3 {
             table.insert(7, list);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_room_of_tags_is_given_back_once_a_quarter_is_left() {
+    fn the_tag_table_shrinks_below_one_quarter_full() {
         let counts: &[u32] = if cfg!(miri) {
             &[80]
         } else {

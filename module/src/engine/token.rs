@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_token_is_used_up_for_its_key_for_a_minute() {
+    fn a_retired_token_is_unusable_for_its_key_for_a_minute() {
         let mut tokens = Tokens::new(1);
         tokens.retire(b"key", 5, 1_000);
         tokens.retire(b"key", 5, 2_000);

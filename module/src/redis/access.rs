@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_are_told_from_the_rules_of_the_user() {
+    fn acl_selectors_are_separated_from_the_root_rules() {
         let sets =
             split(b"on #12 ~* -@all +cache.get (~x:* -@all +cache.invalidate) (%R~y -@all +get)");
         let shown: Vec<Vec<u8>> = sets.iter().map(|set| set.join(&b' ')).collect();

@@ -28,7 +28,7 @@ pub(crate) fn set(clock: &Clock, client: &mut RawClient, shift_ms: i64) {
 }
 
 #[test]
-fn a_clock_set_back_refuses_nothing_written_afterwards() {
+fn after_a_clock_set_back_new_entries_are_accepted() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -64,7 +64,7 @@ fn a_clock_set_back_refuses_nothing_written_afterwards() {
 }
 
 #[test]
-fn a_clock_set_back_brings_nothing_back_after_a_restart_or_in_a_database_used_later() {
+fn a_clock_set_back_brings_no_entry_back_in_any_database() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         for (db, restarts, preamble) in [
@@ -105,7 +105,7 @@ fn a_clock_set_back_brings_nothing_back_after_a_restart_or_in_a_database_used_la
 }
 
 #[test]
-fn a_clock_set_back_prolongs_no_grace() {
+fn a_clock_set_back_does_not_prolong_grace() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -128,7 +128,7 @@ fn a_clock_set_back_prolongs_no_grace() {
 }
 
 #[test]
-fn entries_kept_over_a_clock_set_back_obey_invalidations() {
+fn entries_older_than_a_clock_set_back_obey_invalidations() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -157,7 +157,7 @@ fn judged(client: &mut RawClient, keys: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_clock_set_back_a_little_changes_no_order() {
+fn a_small_clock_step_back_preserves_the_order() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         for back_ms in [150, 300, 450] {
@@ -187,7 +187,7 @@ fn a_clock_set_back_a_little_changes_no_order() {
 }
 
 #[test]
-fn replicas_and_logs_of_a_clock_set_back_keep_the_order() {
+fn after_a_clock_set_back_replica_and_log_keep_the_order() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         for back_ms in [300, 10_000, 90_000, HOUR_MS] {
@@ -241,7 +241,7 @@ fn a_log_that_begins_before_a_clock_set_back_keeps_the_order() {
 }
 
 #[test]
-fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
+fn a_replica_with_its_clock_behind_does_not_prolong_grace() {
     let Some(behind) = Clock::new() else { return };
     behind.shift(-5 * 60_000);
     for_all_engines(|engine| {
@@ -261,7 +261,7 @@ fn a_replica_whose_clock_is_behind_prolongs_no_grace() {
 
 /// An entry that is looked at late has not left yet when its grace is over, nor has one that is judged by a tag of the reader's.
 #[test]
-fn a_clock_set_back_makes_nothing_stale_again() {
+fn a_clock_set_back_makes_no_ended_entry_stale_again() {
     const MINUTE_MS: i64 = 60_000;
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
@@ -291,7 +291,7 @@ fn a_clock_set_back_makes_nothing_stale_again() {
 }
 
 #[test]
-fn a_clock_set_back_holds_up_no_timer() {
+fn a_clock_set_back_delays_no_timer() {
     const KEYS: usize = 20_000;
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
@@ -353,7 +353,7 @@ fn assert_copied(primary: &Server, replica: &Server) {
 }
 
 #[test]
-fn a_replica_of_a_clock_set_back_holds_what_its_primary_does() {
+fn after_a_clock_set_back_the_replica_equals_its_primary() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -391,7 +391,7 @@ fn a_replica_of_a_clock_set_back_holds_what_its_primary_does() {
 }
 
 #[test]
-fn a_replica_keeps_the_order_after_an_arrival_from_a_clock_ahead() {
+fn after_an_arrival_from_a_clock_ahead_replicas_keep_the_order() {
     let Some(ahead) = Clock::new() else { return };
     ahead.shift(450);
     for_all_engines(|engine| {
@@ -414,7 +414,7 @@ fn a_replica_keeps_the_order_after_an_arrival_from_a_clock_ahead() {
 }
 
 #[test]
-fn a_replica_whose_clock_is_behind_holds_what_its_primary_does() {
+fn a_replica_with_its_clock_behind_equals_its_primary() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -465,7 +465,7 @@ fn an_arrival_from_the_future_obeys_later_invalidations() {
 }
 
 #[test]
-fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
+fn an_arrival_obeys_invalidations_after_a_small_clock_step_back() {
     let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
         return;
     };
@@ -489,7 +489,7 @@ fn an_arrival_before_a_clock_set_back_a_little_obeys_invalidations() {
 }
 
 #[test]
-fn small_steps_back_are_noticed_when_they_add_up() {
+fn small_clock_steps_back_are_noticed_when_they_add_up() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -510,7 +510,7 @@ fn small_steps_back_are_noticed_when_they_add_up() {
 }
 
 #[test]
-fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
+fn after_a_clock_set_back_withtags_keeps_the_order() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -533,7 +533,7 @@ fn tags_of_the_reader_are_judged_in_order_after_a_clock_set_back() {
 }
 
 #[test]
-fn a_clock_set_back_after_a_failover_brings_nothing_back() {
+fn a_clock_set_back_after_a_failover_brings_no_entry_back() {
     let (Some(clock), Some(ahead)) = (Clock::new(), Clock::new()) else {
         return;
     };
@@ -560,7 +560,7 @@ fn a_clock_set_back_after_a_failover_brings_nothing_back() {
 }
 
 #[test]
-fn a_reload_after_a_clock_set_back_brings_nothing_back() {
+fn a_reload_after_a_clock_set_back_brings_no_entry_back() {
     let Some(clock) = Clock::new() else { return };
     for_all_engines(|engine| {
         clock.shift(0);
@@ -576,7 +576,7 @@ fn a_reload_after_a_clock_set_back_brings_nothing_back() {
 }
 
 #[test]
-fn a_clock_set_back_before_a_start_or_a_failover_ends_no_order() {
+fn a_start_or_failover_with_the_clock_behind_keeps_the_order() {
     let Some(ahead) = Clock::new() else { return };
     for_all_engines(|engine| {
         ahead.shift(HOUR_MS);

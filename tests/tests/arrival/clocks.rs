@@ -44,7 +44,7 @@ impl Done {
 }
 
 #[test]
-fn clocks_set_at_random_bring_back_nothing_anywhere() {
+fn random_clock_changes_bring_no_entry_back_on_any_node() {
     const SHIFTS_MS: [i64; 8] = [120, 450, 900, 5_000, 55_000, 70_000, 300_000, 3_600_000];
     let (Some(here), Some(there)) = (Clock::new(), Clock::new()) else {
         return;

@@ -14,7 +14,7 @@ use crate::{
 const ALLOWANCE_MS: i64 = 1_000;
 
 #[test]
-fn an_old_entry_is_gone_whatever_invalidated_it() {
+fn an_old_entry_arrives_gone_after_each_kind_of_invalidation() {
     for_all_engines(|engine| {
         for way in WAYS {
             let server = Server::builder().engine(engine).start();
@@ -35,7 +35,7 @@ fn an_old_entry_is_gone_whatever_invalidated_it() {
 }
 
 #[test]
-fn an_old_entry_is_gone_after_minutes_and_after_days() {
+fn an_old_entry_arrives_gone_after_minutes_and_after_days() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -55,7 +55,7 @@ fn an_old_entry_is_gone_after_minutes_and_after_days() {
 }
 
 #[test]
-fn native_flushes_and_swaps_forget_no_invalidation() {
+fn native_flushes_and_swaps_keep_past_invalidations() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -83,7 +83,7 @@ fn native_flushes_and_swaps_forget_no_invalidation() {
 }
 
 #[test]
-fn an_entry_from_another_database_is_gone_if_it_is_older_than_an_invalidation_here() {
+fn an_entry_moved_to_a_database_obeys_its_past_invalidations() {
     for_all_engines(|engine| {
         for way in WAYS {
             let server = Server::builder().engine(engine).start();
@@ -123,7 +123,7 @@ fn an_entry_from_another_database_is_gone_if_it_is_older_than_an_invalidation_he
 }
 
 #[test]
-fn a_move_is_judged_by_the_database_that_a_script_or_transaction_selects() {
+fn moves_in_scripts_and_transactions_obey_the_target_database() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -172,7 +172,7 @@ fn a_move_is_judged_by_the_database_that_a_script_or_transaction_selects() {
 }
 
 #[test]
-fn tags_folded_into_the_floor_are_not_forgotten() {
+fn entries_of_folded_tags_still_arrive_gone() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -217,7 +217,7 @@ fn the_memory_of_invalidations_is_bounded() {
 }
 
 #[test]
-fn migrate_brings_no_entry_back_that_was_invalidated() {
+fn migrate_brings_no_invalidated_entry_back() {
     for_all_engines(|engine| {
         let (source, target) = (
             Server::builder().engine(engine).start(),
@@ -242,7 +242,7 @@ fn migrate_brings_no_entry_back_that_was_invalidated() {
 }
 
 #[test]
-fn entries_of_other_servers_are_fresh_from_the_allowance_on() {
+fn entries_of_other_servers_are_fresh_beyond_the_allowance() {
     for_all_engines(|engine| {
         let (source, target) = (
             Server::builder().engine(engine).start(),
@@ -263,7 +263,7 @@ fn entries_of_other_servers_are_fresh_from_the_allowance_on() {
 }
 
 #[test]
-fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
+fn an_entry_from_a_clock_ahead_keeps_its_allowance_in_a_dump() {
     // The first server's clock is ahead; an entry that was written in the future stands for that here.
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
@@ -281,7 +281,7 @@ fn an_entry_dumped_elsewhere_again_keeps_its_allowance() {
 }
 
 #[test]
-fn an_entry_of_another_server_keeps_its_allowance_when_it_is_dumped_here() {
+fn a_dump_here_keeps_the_allowance_of_a_foreign_entry() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -296,7 +296,7 @@ fn an_entry_of_another_server_keeps_its_allowance_when_it_is_dumped_here() {
 }
 
 #[test]
-fn thousands_of_stamps_within_a_moment_keep_their_order() {
+fn rapid_writes_and_invalidations_keep_their_order() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

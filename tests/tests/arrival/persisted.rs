@@ -64,7 +64,7 @@ impl Restart {
 }
 
 #[test]
-fn an_old_entry_is_gone_after_each_kind_of_restart() {
+fn an_old_entry_arrives_gone_after_each_kind_of_restart() {
     for_all_engines(|engine| {
         for restart in RESTARTS {
             let mut server = restart.builder(engine).start();
@@ -97,7 +97,7 @@ fn an_old_entry_is_gone_after_each_kind_of_restart() {
 }
 
 #[test]
-fn entries_of_other_servers_keep_their_allowance_after_each_kind_of_restart() {
+fn foreign_entries_keep_their_allowance_after_each_restart() {
     for_all_engines(|engine| {
         let check = |client: &mut RawClient, what: &str| {
             let judged = ["old", "new"].map(|key| {
@@ -150,7 +150,7 @@ fn a_refused_arrival_stays_refused_after_a_power_cut() {
 }
 
 #[test]
-fn many_refused_arrivals_are_removed_a_few_at_a_time() {
+fn many_refused_arrivals_are_removed_in_small_batches() {
     const COUNT: usize = 500;
     const AT_ONCE: usize = 128;
     for_all_engines(|engine| {

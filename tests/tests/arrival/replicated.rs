@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn an_old_entry_is_gone_on_a_replica_and_after_its_promotion() {
+fn an_old_entry_is_gone_on_a_replica_and_after_promotion() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());
@@ -43,7 +43,7 @@ fn an_old_entry_is_gone_on_a_replica_and_after_its_promotion() {
 }
 
 #[test]
-fn a_full_resync_brings_what_is_remembered() {
+fn a_full_resync_transfers_past_invalidations() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         let mut here = primary.raw();
@@ -89,7 +89,7 @@ fn a_refused_arrival_is_unlinked_once_in_the_stream() {
 }
 
 #[test]
-fn native_commands_find_no_refused_arrival() {
+fn native_commands_do_not_see_a_refused_arrival() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
@@ -115,7 +115,7 @@ fn native_commands_find_no_refused_arrival() {
 }
 
 #[test]
-fn what_is_announced_of_refused_arrivals_waits_for_no_eviction_and_no_pause() {
+fn eviction_and_pauses_delay_no_removal_of_a_refused_arrival() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
@@ -151,7 +151,7 @@ fn what_is_announced_of_refused_arrivals_waits_for_no_eviction_and_no_pause() {
 }
 
 #[test]
-fn an_arrival_refused_by_the_allowance_leaves_replicas_too() {
+fn an_arrival_refused_by_the_allowance_is_removed_on_replicas() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let other = Server::builder().engine(engine).start();
@@ -201,7 +201,7 @@ fn entries_from_another_database_are_refused_on_replicas_too() {
 }
 
 #[test]
-fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
+fn a_replica_decides_as_its_primary_after_tags_were_folded() {
     // A tag that entries carry keeps its own time, whatever rows were folded since.
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
@@ -230,7 +230,7 @@ fn a_replica_that_knows_folded_tags_decides_as_its_primary() {
 }
 
 #[test]
-fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
+fn after_a_reload_refused_arrivals_are_removed_on_replicas() {
     for_all_engines(|engine| {
         for reload in ["DEBUG RELOAD", "DEBUG LOADAOF"] {
             let logging = Server::builder().engine(engine).arg("--appendonly", "yes");
@@ -265,7 +265,7 @@ fn commands_after_a_reload_find_what_was_refused_on_replicas_too() {
 }
 
 #[test]
-fn a_promoted_replica_refuses_what_its_primary_had_refused() {
+fn a_promoted_replica_refuses_the_entries_its_primary_refused() {
     for_all_engines(|engine| {
         for failover in ["FAILOVER", "REPLICAOF NO ONE"] {
             let (primary, replica) = replicated(engine);
@@ -312,7 +312,7 @@ fn a_promoted_replica_refuses_what_its_primary_had_refused() {
 }
 
 #[test]
-fn a_log_that_ends_before_a_refusal_does_not_bring_the_entry_back() {
+fn a_log_that_ends_before_a_refusal_brings_no_entry_back() {
     for_all_engines(|engine| {
         let mut server = Server::builder()
             .engine(engine)
@@ -336,7 +336,7 @@ fn a_log_that_ends_before_a_refusal_does_not_bring_the_entry_back() {
 }
 
 #[test]
-fn what_a_writable_replica_refuses_is_not_served_and_ends() {
+fn an_entry_refused_on_a_writable_replica_is_not_served() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());

@@ -159,7 +159,7 @@ fn run(page: &Page, protocol: &str) -> (Vec<(String, Vec<String>)>, Vec<String>)
 }
 
 #[test]
-fn every_session_prints_what_the_documentation_shows() {
+fn each_session_in_the_documentation_shows_its_real_output() {
     let mut differences = Vec::new();
     let mut sessions = 0;
     for page in pages() {

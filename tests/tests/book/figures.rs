@@ -3,7 +3,7 @@
 use crate::{pages, root};
 
 #[test]
-fn each_figure_of_the_readme_stands_in_the_results() {
+fn each_figure_of_the_readme_is_in_the_results() {
     let results = root().join("benches/RESULTS.md");
     let results = std::fs::read_to_string(results).expect("the results");
     let pages = pages();

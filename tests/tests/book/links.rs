@@ -128,7 +128,7 @@ fn the_summary_lists_every_page_of_the_book_once() {
 }
 
 #[test]
-fn links_and_headings_are_found_as_markdown_means_them() {
+fn links_and_headings_are_parsed_as_markdown() {
     assert_eq!(
         targets("[a](b.md), `[c](d)`, [`E F`](g.md#h)"),
         ["b.md", "g.md#h"]

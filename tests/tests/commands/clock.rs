@@ -4,7 +4,7 @@ use tagcache_tests::look::stat;
 use tagcache_tests::{Reply, on_both_protocols, run, split};
 
 #[test]
-fn clock_answers_lineage_and_reading_of_the_database() {
+fn clock_returns_the_lineage_and_reading_of_the_database() {
     on_both_protocols(|_, client| {
         let reply = run!(client, "CACHE.CLOCK");
         let [Reply::Bulk(lineage), Reply::Int(0)] = reply.items() else {

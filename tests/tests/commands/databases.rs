@@ -4,7 +4,7 @@ use tagcache_tests::look::{assert_index_agrees, stat, tagscan};
 use tagcache_tests::{Reply, call, on_both_protocols};
 
 #[test]
-fn the_same_key_and_tag_in_two_databases_know_nothing_of_each_other() {
+fn equal_keys_and_tags_in_two_databases_are_independent() {
     on_both_protocols(|server, client| {
         for database in [0, 1, 15] {
             call!(client, "SELECT", database);
@@ -39,7 +39,7 @@ fn the_same_key_and_tag_in_two_databases_know_nothing_of_each_other() {
 }
 
 #[test]
-fn flush_is_for_the_selected_database() {
+fn flush_affects_only_the_selected_database() {
     on_both_protocols(|_, client| {
         for database in [0, 1] {
             call!(client, "SELECT", database);

@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, call, on_both_protocols};
 use crate::WRONGTYPE;
 
 #[test]
-fn del_answers_how_many_entries_it_removed() {
+fn del_returns_the_number_of_removed_entries() {
     on_both_protocols(|server, client| {
         for key in ["a", "b", "c"] {
             call!(client, "CACHE.SET", key, "v", "TAGS", 2, "t", key);

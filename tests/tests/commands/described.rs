@@ -12,7 +12,7 @@ fn keys_of(client: &mut RawClient, command: &[&str]) -> Option<Vec<String>> {
 }
 
 #[test]
-fn keys_are_known_and_tags_are_none() {
+fn getkeys_reports_keys_and_no_tags() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -66,7 +66,7 @@ fn keys_are_known_and_tags_are_none() {
 }
 
 #[test]
-fn flags_say_what_reads_and_what_writes() {
+fn flags_mark_reading_and_writing_commands() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, call, on_both_protocols, run};
 use crate::WRONGTYPE;
 
 #[test]
-fn get_answers_the_value_or_nil_and_counts_a_hit_or_a_miss() {
+fn get_returns_value_or_nil_and_counts_a_hit_or_a_miss() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "value");
         assert_eq!(call!(client, "CACHE.GET", "key"), Reply::bulk("value"));
@@ -30,7 +30,7 @@ fn get_of_another_type_is_an_error_and_counts_nothing() {
 }
 
 #[test]
-fn mget_answers_each_key_in_its_place() {
+fn mget_returns_values_in_the_order_of_the_keys() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "a", "1", "TAGS", 1, "t");
         call!(client, "CACHE.SET", "b", "2");
@@ -47,7 +47,7 @@ fn mget_answers_each_key_in_its_place() {
 }
 
 #[test]
-fn mget_takes_thousands_of_keys() {
+fn mget_accepts_thousands_of_keys() {
     on_both_protocols(|_, client| {
         let mut mget = vec![b"CACHE.MGET".to_vec()];
         for n in 0..5000 {

@@ -14,7 +14,7 @@ fn native_pttl(client: &mut RawClient, key: &str) -> i64 {
 }
 
 #[test]
-fn what_is_stored_with_a_held_tag_ends_with_the_hold() {
+fn an_entry_stored_under_a_hold_expires_with_the_hold() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET before v EX 1000 TAGS 1 t");
         assert_eq!(run!(client, "CACHE.HOLD 60000 t u"), Reply::ok());
@@ -50,7 +50,7 @@ fn what_is_stored_with_a_held_tag_ends_with_the_hold() {
 }
 
 #[test]
-fn what_is_stale_stays_so_until_the_hold_ends() {
+fn a_stale_entry_under_a_hold_stays_stale_until_the_hold_ends() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.HOLD 60000 t");
         for (n, (options, command)) in [
@@ -99,7 +99,7 @@ fn at_once(client: &mut RawClient, hold: &str, command: &str) {
 }
 
 #[test]
-fn a_hold_ends() {
+fn after_a_hold_ends_entries_keep_their_full_ttl() {
     on_both_protocols(|_, client| {
         at_once(client, "CACHE.HOLD 1000 t", "CACHE.SET early v TAGS 1 t");
         wait_until("it is over", DEADLINE, || {
@@ -227,7 +227,7 @@ fn outdated_after(client: &mut RawClient, races: u64, holds: bool) -> u64 {
 }
 
 #[test]
-fn a_loader_behind_a_lagging_replica_leaves_nothing_outdated_under_a_hold() {
+fn a_hold_prevents_outdated_values_from_a_lagging_database() {
     on_both_protocols(|_, client| {
         const RACES: u64 = 5_000; // On each protocol.
         assert!(

@@ -18,7 +18,7 @@ fn set(client: &mut RawClient, key: &str, tags: &[&str]) {
 }
 
 #[test]
-fn invalidate_drops_the_entries_of_a_tag_and_no_others() {
+fn invalidate_drops_only_the_entries_of_its_tag() {
     on_both_protocols(|server, client| {
         set(client, "one", &["a"]);
         set(client, "two", &["b", "a"]);
@@ -46,7 +46,7 @@ fn invalidate_drops_the_entries_of_a_tag_and_no_others() {
 }
 
 #[test]
-fn the_reply_counts_pairs_of_entry_and_tag_and_a_tag_given_twice_once() {
+fn the_reply_counts_entry_tag_pairs_with_each_tag_once() {
     on_both_protocols(|_, client| {
         set(client, "one", &["a", "b"]);
         set(client, "two", &["b"]);
@@ -60,7 +60,7 @@ fn the_reply_counts_pairs_of_entry_and_tag_and_a_tag_given_twice_once() {
 }
 
 #[test]
-fn every_invalidation_raises_the_clock_by_one_whatever_it_found() {
+fn every_invalidation_raises_the_clock_by_one() {
     on_both_protocols(|_, client| {
         let start = stat(client, "clock");
         set(client, "one", &["a", "b"]);
@@ -93,7 +93,7 @@ fn an_entry_set_after_the_invalidation_of_its_tag_is_fresh() {
 }
 
 #[test]
-fn an_entry_that_lost_the_tag_by_an_overwrite_survives_its_invalidation() {
+fn an_entry_overwritten_without_a_tag_survives_its_invalidation() {
     on_both_protocols(|_, client| {
         set(client, "key", &["a", "b"]);
         set(client, "key", &["b"]);
@@ -103,7 +103,7 @@ fn an_entry_that_lost_the_tag_by_an_overwrite_survives_its_invalidation() {
 }
 
 #[test]
-fn taginfo_says_how_often_and_when_a_tag_was_invalidated() {
+fn taginfo_reports_how_often_and_when_a_tag_was_invalidated() {
     on_both_protocols(|_, client| {
         set(client, "key", &["a"]);
         let info = call!(client, "CACHE.TAGINFO", "a");
@@ -138,7 +138,7 @@ fn taginfo_says_how_often_and_when_a_tag_was_invalidated() {
 }
 
 #[test]
-fn invalidate_takes_thousands_of_tags() {
+fn invalidate_accepts_thousands_of_tags() {
     on_both_protocols(|server, client| {
         let mut invalidate = vec![b"CACHE.INVALIDATE".to_vec()];
         for n in 0..3000 {
@@ -184,7 +184,7 @@ fn flush_drops_every_entry_and_no_other_type() {
 }
 
 #[test]
-fn invalidate_works_the_same_with_a_large_and_a_small_tag() {
+fn invalidate_works_alike_for_small_and_large_tags() {
     on_both_protocols(|server, client| {
         // 128 entries are freed inside the command; larger numbers are left to the background.
         for size in [1, 127, 128, 129, 1000] {
@@ -208,7 +208,7 @@ fn invalidate_works_the_same_with_a_large_and_a_small_tag() {
 }
 
 #[test]
-fn many_small_tags_are_no_more_work_than_one() {
+fn several_small_tags_are_no_more_work_than_one() {
     for_all_engines(|engine| {
         for command in [
             "CACHE.INVALIDATE a b c",

@@ -75,7 +75,7 @@ fn a_stored_tag_can_be_named_after_the_limit_was_lowered() {
 }
 
 #[test]
-fn a_promoted_replica_takes_tags_beyond_its_own_limits() {
+fn a_promoted_replica_can_name_tags_beyond_its_own_limits() {
     for_all_engines(|engine| {
         let (primary, mut here) = start(engine);
         let replica = Server::builder()
@@ -164,7 +164,7 @@ fn tags_0_stores_an_entry_without_tags() {
 }
 
 #[test]
-fn as_many_tags_as_can_be_allowed_are_handled_in_one_entry() {
+fn an_entry_can_carry_the_maximum_number_of_tags() {
     const MOST: usize = 16_384;
     for_all_engines(|engine| {
         let server = Server::builder()

@@ -125,7 +125,7 @@ fn taginfo_counts_entries_and_their_memory() {
 }
 
 #[test]
-fn looking_changes_nothing() {
+fn inspection_commands_change_nothing() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         call!(client, "CACHE.GET", "key");
@@ -148,7 +148,7 @@ fn looking_changes_nothing() {
 }
 
 #[test]
-fn what_has_expired_is_counted_in_no_small_tag() {
+fn expired_entries_are_not_counted_in_small_tags() {
     on_both_protocols(|_, client| {
         // The server removes nothing by itself.
         run!(client, "DEBUG SET-ACTIVE-EXPIRE 0");

@@ -5,7 +5,7 @@ use tagcache_tests::state::{replicated, wait_synchronised};
 use tagcache_tests::{Reply, args, call, for_all_engines, on_both_protocols, run};
 
 #[test]
-fn mset_is_carried_out_while_hotkeys_are_counted() {
+fn mset_works_while_hotkeys_is_tracking() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
@@ -19,7 +19,7 @@ fn mset_is_carried_out_while_hotkeys_are_counted() {
 }
 
 #[test]
-fn mset_writes_all_with_one_list_of_tags_and_one_time() {
+fn mset_writes_all_keys_with_the_same_tags_and_ttl() {
     on_both_protocols(|_, client| {
         let set = run!(
             client,
@@ -43,7 +43,7 @@ fn mset_writes_all_with_one_list_of_tags_and_one_time() {
 }
 
 #[test]
-fn mset_judges_nx_and_xx_key_by_key() {
+fn mset_applies_nx_and_xx_to_each_key() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.MSET 2 fresh 1 stale 1 GRACE 100000 TAGS 1 a");
         run!(client, "CACHE.SET stale 1 GRACE 100000 TAGS 1 soft");
@@ -65,7 +65,7 @@ fn mset_judges_nx_and_xx_key_by_key() {
 }
 
 #[test]
-fn mset_ends_leases_and_takes_thousands_of_keys() {
+fn mset_ends_leases_and_accepts_thousands_of_keys() {
     on_both_protocols(|_, client| {
         let token = call!(client, "CACHE.FETCH", "key0", "LEASE", 60_000).items()[3].int();
         let mut mset = args!["CACHE.MSET", 5000];

@@ -58,7 +58,7 @@ fn texts(reply: &Reply) -> Vec<String> {
 }
 
 #[test]
-fn arity_and_keys_are_those_of_the_contract() {
+fn arity_and_key_positions_are_as_documented() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -79,7 +79,7 @@ fn arity_and_keys_are_those_of_the_contract() {
 }
 
 #[test]
-fn flags_say_what_reads_what_writes_and_what_may_fail_for_want_of_memory() {
+fn flags_mark_reads_writes_and_commands_that_need_memory() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -116,7 +116,7 @@ fn flags_say_what_reads_what_writes_and_what_may_fail_for_want_of_memory() {
 }
 
 #[test]
-fn tips_send_invalidations_to_every_shard_and_add_up_their_replies() {
+fn tips_send_invalidations_to_all_shards_and_sum_replies() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -315,7 +315,7 @@ fn redis_cli(server: &Server, option: &str) -> String {
 }
 
 #[test]
-fn redis_cli_looks_for_big_and_hot_keys_without_a_complaint() {
+fn redis_cli_bigkeys_and_hotkeys_work_with_entries() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -23,7 +23,7 @@ fn denied(reply: &Reply) {
 }
 
 #[test]
-fn key_patterns_hold_for_keys() {
+fn acl_key_patterns_apply_to_keys() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
@@ -47,7 +47,7 @@ fn key_patterns_hold_for_keys() {
 }
 
 #[test]
-fn tags_obey_key_patterns_as_though_they_were_keys() {
+fn acl_key_patterns_apply_to_tags() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -76,7 +76,7 @@ fn tags_obey_key_patterns_as_though_they_were_keys() {
 }
 
 #[test]
-fn reading_a_tag_needs_read_and_invalidating_it_needs_write_access() {
+fn tags_need_read_access_to_read_and_write_access_to_invalidate() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -96,7 +96,7 @@ fn reading_a_tag_needs_read_and_invalidating_it_needs_write_access() {
 
 /// One set of rules must allow both the command and the tag, as soon as the user has several sets.
 #[test]
-fn a_selector_counts_for_tags_from_its_first_command_on() {
+fn one_set_of_acl_rules_must_allow_both_command_and_tag() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = user(&server, "tenant", &["+cache.taginfo", "~own:*"]);
@@ -116,7 +116,7 @@ fn a_selector_counts_for_tags_from_its_first_command_on() {
 }
 
 #[test]
-fn a_command_stands_in_the_categories_that_fit() {
+fn commands_belong_to_fitting_acl_categories() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -213,7 +213,7 @@ fn a_replica_refuses_writes_and_serves_reads() {
 }
 
 #[test]
-fn what_frees_memory_works_when_memory_is_full() {
+fn commands_that_free_memory_work_when_memory_is_full() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -235,7 +235,7 @@ fn what_frees_memory_works_when_memory_is_full() {
 }
 
 #[test]
-fn a_refused_tag_stands_in_acl_log_and_in_info() {
+fn a_refused_tag_appears_in_acl_log_and_in_info() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();

@@ -39,7 +39,7 @@ fn refused(lines: &[(&str, &str)]) {
 }
 
 #[test]
-fn wrong_arity() {
+fn a_wrong_number_of_arguments_is_refused() {
     let commands: [(&str, &[usize]); 24] = [
         ("cache.set", &[0, 1]),
         ("cache.get", &[0, 2]),
@@ -90,7 +90,7 @@ fn wrong_arity() {
 }
 
 #[test]
-fn set_with_wrong_words() {
+fn set_refuses_invalid_options() {
     refused(&[
         ("CACHE.SET entry x FOO", SYNTAX),
         ("CACHE.SET entry x EX", SYNTAX),
@@ -119,7 +119,7 @@ fn set_with_wrong_words() {
 }
 
 #[test]
-fn set_with_wrong_numbers() {
+fn set_refuses_invalid_numbers() {
     refused(&[
         ("CACHE.SET entry x EX 5x", NOT_AN_INTEGER),
         ("CACHE.SET entry x EX ", NOT_AN_INTEGER),
@@ -151,7 +151,7 @@ fn set_with_wrong_numbers() {
 }
 
 #[test]
-fn touch_with_wrong_words_and_numbers() {
+fn touch_refuses_invalid_options_and_numbers() {
     refused(&[
         ("CACHE.TOUCH entry FOO", SYNTAX),
         ("CACHE.TOUCH entry EX", SYNTAX),
@@ -171,7 +171,7 @@ fn touch_with_wrong_words_and_numbers() {
 }
 
 #[test]
-fn mset_with_wrong_words_numbers_and_types() {
+fn mset_refuses_invalid_options_numbers_and_types() {
     const MSET_TIME: &str = "ERR invalid expire time in 'cache.mset' command";
     refused(&[
         ("CACHE.MSET 0 new x", NOT_AN_INTEGER),
@@ -196,7 +196,7 @@ fn mset_with_wrong_words_numbers_and_types() {
 }
 
 #[test]
-fn retag_hold_and_others_with_wrong_words_and_numbers() {
+fn retag_hold_and_others_refuse_invalid_arguments() {
     refused(&[
         ("CACHE.RETAG entry TAGS 2 x", SYNTAX),
         ("CACHE.RETAG entry TAGS 1 x y", SYNTAX),
@@ -223,7 +223,7 @@ fn retag_hold_and_others_with_wrong_words_and_numbers() {
 }
 
 #[test]
-fn other_types() {
+fn keys_of_other_types_are_refused() {
     refused(&[
         ("CACHE.SET string x TAGS 1 x", WRONGTYPE),
         ("CACHE.SET string x NX", WRONGTYPE),
@@ -236,7 +236,7 @@ fn other_types() {
 }
 
 #[test]
-fn tagscan_with_wrong_words_and_numbers() {
+fn tagscan_refuses_invalid_cursors_options_and_numbers() {
     refused(&[
         ("CACHE.TAGSCAN a zero", "ERR invalid cursor"),
         ("CACHE.TAGSCAN a -1", "ERR invalid cursor"),
@@ -278,7 +278,7 @@ fn refused_naming(commands: &[(Vec<Vec<u8>>, &[&str])]) {
 }
 
 #[test]
-fn a_tag_longer_than_the_limit_or_an_empty_one() {
+fn an_empty_tag_or_one_beyond_the_limit_is_refused() {
     let (long, longer) = ("t".repeat(513), "t".repeat(10 << 20));
     refused_naming(&[
         (
@@ -302,7 +302,7 @@ fn a_tag_longer_than_the_limit_or_an_empty_one() {
 }
 
 #[test]
-fn more_tags_than_the_limit_or_a_wrong_count() {
+fn too_many_tags_or_a_wrong_tag_count_is_refused() {
     let many: Vec<Vec<u8>> = (0..1025)
         .map(|n: i32| format!("t{n}").into_bytes())
         .collect();
@@ -328,7 +328,7 @@ fn more_tags_than_the_limit_or_a_wrong_count() {
 }
 
 #[test]
-fn duplicates_count_towards_the_limit_as_they_are_announced() {
+fn duplicate_tags_count_towards_the_limit() {
     let same = vec![b"t".to_vec(); 1025];
     let set = [&args!["CACHE.SET", "entry", "x", "TAGS", 1025][..], &same].concat();
     refused_naming(&[(set, &["1025", "1024"])]);

@@ -41,7 +41,7 @@ fn retag_leaves_a_stale_entry_stale_and_a_gone_one_gone() {
 }
 
 #[test]
-fn retag_to_a_tag_that_was_invalidated_since_removes_the_entry() {
+fn retag_to_a_tag_invalidated_since_the_write_removes_the_entry() {
     on_both_protocols(|_, client| {
         for (invalidate, kept) in [
             ("CACHE.INVALIDATE late", false),
@@ -70,7 +70,7 @@ fn retag_to_a_tag_that_was_invalidated_since_removes_the_entry() {
 }
 
 #[test]
-fn keeptags_keeps_those_of_the_visible_entry() {
+fn keeptags_keeps_the_tags_of_the_visible_entry() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key 1 TAGS 2 a b");
         assert_eq!(run!(client, "CACHE.SET key 2 KEEPTAGS"), Reply::ok());
@@ -94,7 +94,7 @@ fn keeptags_keeps_those_of_the_visible_entry() {
 }
 
 #[test]
-fn kept_tags_count_for_a_lease() {
+fn keeptags_checks_the_lease_against_the_kept_tags() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key 1 GRACE 100000 TAGS 1 a");
         run!(client, "CACHE.REVALIDATE a");

@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, call, on_both_protocols, run};
 use crate::WRONGTYPE;
 
 #[test]
-fn a_value_comes_back_as_it_was_set() {
+fn a_value_of_any_bytes_is_returned_as_it_was_set() {
     on_both_protocols(|_, client| {
         let all_bytes: Vec<u8> = (0..=255).collect();
         for value in [
@@ -88,7 +88,7 @@ fn an_overwrite_replaces_value_tags_and_times() {
 }
 
 #[test]
-fn an_overwrite_keeps_the_hits_but_a_new_entry_starts_at_none() {
+fn an_overwrite_keeps_the_hits_and_a_new_entry_starts_at_0() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "old", "TAGS", 1, "a");
         for _ in 0..3 {
@@ -104,7 +104,7 @@ fn an_overwrite_keeps_the_hits_but_a_new_entry_starts_at_none() {
 }
 
 #[test]
-fn nx_and_xx_look_at_whether_an_entry_is_there() {
+fn nx_and_xx_depend_on_whether_an_entry_exists() {
     on_both_protocols(|_, client| {
         assert!(call!(client, "CACHE.SET", "key", "v", "XX").is_null());
         assert!(inspect(client, "key").is_none());
@@ -124,7 +124,7 @@ fn nx_and_xx_look_at_whether_an_entry_is_there() {
 }
 
 #[test]
-fn a_null_is_a_null_of_the_protocol_spoken() {
+fn null_replies_use_the_null_of_the_clients_protocol() {
     on_both_protocols(|_, client| {
         let resp3 = matches!(call!(client, "CACHE.STATS"), Reply::Map(_));
         let null: &[u8] = if resp3 { b"_\r\n" } else { b"$-1\r\n" };
@@ -136,7 +136,7 @@ fn a_null_is_a_null_of_the_protocol_spoken() {
 }
 
 #[test]
-fn nx_and_xx_see_no_entry_once_it_is_invalidated_or_expired() {
+fn nx_and_xx_ignore_an_invalidated_or_expired_entry() {
     on_both_protocols(|_, client| {
         for gone in ["invalidated", "expired"] {
             call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
@@ -173,7 +173,7 @@ fn duplicate_tags_are_stored_once_in_the_order_given() {
 }
 
 #[test]
-fn tags_are_bytes_of_any_kind_and_told_apart_by_each_of_them() {
+fn tags_are_arbitrary_bytes_and_compared_byte_by_byte() {
     on_both_protocols(|_, client| {
         let tags: [&[u8]; 7] = [
             b"tag",
@@ -205,7 +205,7 @@ fn tags_are_bytes_of_any_kind_and_told_apart_by_each_of_them() {
 }
 
 #[test]
-fn as_many_and_as_long_tags_as_the_limits_say_are_taken() {
+fn tags_up_to_the_limits_of_count_and_length_are_accepted() {
     on_both_protocols(|_, client| {
         let long = "t".repeat(512);
         assert_eq!(
@@ -222,7 +222,7 @@ fn as_many_and_as_long_tags_as_the_limits_say_are_taken() {
 }
 
 #[test]
-fn a_key_of_another_type_is_refused_and_not_lost() {
+fn a_key_of_another_type_is_refused_and_unchanged() {
     on_both_protocols(|_, client| {
         call!(client, "RPUSH", "list", "a");
         for options in [&["TAGS", "1", "a"][..], &["NX"], &["XX"], &["KEEPTTL"], &[]] {

@@ -160,7 +160,7 @@ fn options_work_in_every_order_and_combination() {
 }
 
 #[test]
-fn keepttl_keeps_neither_the_ttl_nor_the_hits_of_an_entry_that_is_gone() {
+fn keepttl_keeps_no_ttl_or_hits_of_a_gone_entry() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key old EX 1000 TAGS 1 a");
         call!(client, "CACHE.GET", "key");
@@ -176,7 +176,7 @@ fn keepttl_keeps_neither_the_ttl_nor_the_hits_of_an_entry_that_is_gone() {
 }
 
 #[test]
-fn a_time_in_the_past_is_accepted_and_the_entry_is_expired_at_once() {
+fn a_time_in_the_past_expires_the_entry_at_once() {
     on_both_protocols(|_, client| {
         for (option, time) in [
             ("EXAT", 1_i64),
@@ -216,7 +216,7 @@ fn an_entry_expires_by_itself_and_is_counted() {
 }
 
 #[test]
-fn the_longest_time_that_fits_is_taken() {
+fn the_longest_possible_expire_time_is_accepted() {
     on_both_protocols(|_, client| {
         let far = i64::MAX / 4;
         assert_eq!(

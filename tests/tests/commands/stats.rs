@@ -20,7 +20,7 @@ fn traffic(client: &mut RawClient) {
 }
 
 #[test]
-fn stats_counts_what_happened() {
+fn stats_reports_exact_counts_after_known_traffic() {
     on_both_protocols(|_, client| {
         traffic(client);
         let stats = call!(client, "CACHE.STATS");
@@ -58,7 +58,7 @@ fn stats_counts_what_happened() {
 }
 
 #[test]
-fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
+fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2() {
     on_both_protocols(|_, client| {
         let stats = call!(client, "CACHE.STATS");
         match (&stats, stats.field("hit_rate")) {
@@ -70,7 +70,7 @@ fn hit_rate_is_a_double_in_resp3_and_a_string_in_resp2_and_0_without_reads() {
 }
 
 #[test]
-fn a_native_key_that_keeps_the_time_of_an_entry_is_not_counted() {
+fn a_native_key_with_an_entrys_ttl_is_not_counted_as_expired() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v", "PX", 1_000);
         assert_eq!(call!(client, "SET", "key", "v", "KEEPTTL"), Reply::ok());
@@ -82,7 +82,7 @@ fn a_native_key_that_keeps_the_time_of_an_entry_is_not_counted() {
 }
 
 #[test]
-fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
+fn an_expired_native_key_is_not_counted_as_the_deleted_entry() {
     on_both_protocols(|_, client| {
         for delete in [
             "DEL key",
@@ -105,7 +105,7 @@ fn a_native_key_that_expires_is_not_the_entry_that_was_deleted() {
 }
 
 #[test]
-fn a_native_key_that_expires_is_not_the_entry_whose_name_it_was_given() {
+fn an_expired_native_key_is_not_counted_as_the_replaced_entry() {
     on_both_protocols(|_, client| {
         assert_eq!(call!(client, "CONFIG", "SET", "hz", 1), Reply::ok()); // Few ticks.
         call!(client, "SET", "native", "v");
@@ -130,7 +130,7 @@ fn a_native_key_that_expires_is_not_the_entry_whose_name_it_was_given() {
 }
 
 #[test]
-fn resetstats_forgets_what_happened_and_keeps_what_is_there() {
+fn resetstats_resets_counters_and_keeps_current_sizes() {
     on_both_protocols(|_, client| {
         traffic(client);
         let before = call!(client, "CACHE.STATS");
@@ -169,7 +169,7 @@ fn resetstats_forgets_what_happened_and_keeps_what_is_there() {
 }
 
 #[test]
-fn resetstats_is_for_the_selected_database() {
+fn resetstats_affects_only_the_selected_database() {
     on_both_protocols(|_, client| {
         traffic(client);
         call!(client, "SELECT", 1);
@@ -182,7 +182,7 @@ fn resetstats_is_for_the_selected_database() {
 }
 
 #[test]
-fn info_shows_the_same_figures_summed_over_databases() {
+fn info_sums_the_statistics_of_all_databases() {
     on_both_protocols(|_, client| {
         for database in [0, 3] {
             call!(client, "SELECT", database);
@@ -232,7 +232,7 @@ fn info_shows_the_same_figures_summed_over_databases() {
 }
 
 #[test]
-fn reclaimed_counts_entries_whose_memory_came_back() {
+fn reclaimed_counts_entries_whose_memory_was_freed() {
     on_both_protocols(|_, client| {
         for n in 0..2000 {
             call!(client, "CACHE.SET", n, "v", "TAGS", 1, "a");
@@ -247,7 +247,7 @@ fn reclaimed_counts_entries_whose_memory_came_back() {
 }
 
 #[test]
-fn memory_in_the_statistics_returns_to_nothing() {
+fn reported_memory_falls_again_after_a_flush() {
     on_both_protocols(|_, client| {
         let index_before = stat(client, "index_bytes");
         for n in 0..5000 {

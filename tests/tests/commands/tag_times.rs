@@ -5,7 +5,7 @@ use tagcache_tests::{Reply, on_both_protocols, run};
 use crate::unix_ms;
 
 #[test]
-fn tagtimes_tells_hard_and_soft_apart() {
+fn tagtimes_reports_hard_and_soft_invalidations_separately() {
     on_both_protocols(|_, client| {
         let none = Reply::Array(vec![Reply::Int(0), Reply::Int(0)]);
         assert_eq!(

@@ -23,7 +23,7 @@ fn fill(client: &mut RawClient, prefix: &str, count: usize, tag: &str) -> BTreeS
 }
 
 #[test]
-fn a_scan_returns_every_key_of_the_tag_and_no_other() {
+fn a_scan_returns_exactly_the_keys_of_the_tag() {
     on_both_protocols(|_, client| {
         let keys = fill(client, "key", 1000, "a");
         fill(client, "not", 500, "b");
@@ -54,7 +54,7 @@ fn a_scan_of_an_unknown_or_empty_tag_ends_at_once() {
 }
 
 #[test]
-fn any_cursor_is_answered_and_a_scan_from_it_ends() {
+fn a_scan_from_any_cursor_ends() {
     on_both_protocols(|_, client| {
         let keys = fill(client, "key", 300, "a");
         for start in [
@@ -84,7 +84,7 @@ fn any_cursor_is_answered_and_a_scan_from_it_ends() {
 }
 
 #[test]
-fn entries_that_are_there_all_the_time_are_returned_whatever_else_comes_and_goes() {
+fn a_scan_returns_every_entry_present_throughout() {
     on_both_protocols(|_, client| {
         let mut rng = Rng::from_env(7);
         for round in 0..5 {
@@ -137,7 +137,7 @@ fn entries_that_are_there_all_the_time_are_returned_whatever_else_comes_and_goes
 }
 
 #[test]
-fn a_scan_over_an_invalidation_shows_nothing_that_is_gone() {
+fn a_scan_across_an_invalidation_returns_no_gone_entry() {
     on_both_protocols(|_, client| {
         fill(client, "old", 1000, "a");
         let (cursor, _) = scan_page(&call!(client, "CACHE.TAGSCAN", "a", 0, "COUNT", 10));
@@ -160,7 +160,7 @@ fn a_scan_over_an_invalidation_shows_nothing_that_is_gone() {
 }
 
 #[test]
-fn a_large_count_costs_no_more_than_the_tag_has() {
+fn a_huge_count_is_limited_to_the_entries_of_the_tag() {
     on_both_protocols(|_, client| {
         let keys = fill(client, "key", 10, "a");
         let reply = call!(client, "CACHE.TAGSCAN", "a", 0, "COUNT", i64::MAX);
@@ -171,8 +171,7 @@ fn a_large_count_costs_no_more_than_the_tag_has() {
 }
 
 #[test]
-fn entries_that_are_there_all_the_time_are_returned_while_the_index_grows_and_shrinks_around_them()
-{
+fn a_scan_is_complete_while_the_index_grows_and_shrinks() {
     on_both_protocols(|_, client| {
         // Between entries that will go, so that many move together.
         let mut staying = BTreeSet::new();

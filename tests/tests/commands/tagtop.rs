@@ -41,7 +41,7 @@ fn set(client: &mut RawClient, key: &str, len: usize, tags: &[&str]) -> i64 {
 }
 
 #[test]
-fn tags_come_by_entries_or_by_bytes_largest_first() {
+fn tags_are_sorted_by_entries_or_bytes_largest_first() {
     on_both_protocols(|_, client| {
         assert!(tagtop(client, "CACHE.TAGTOP").is_empty());
         let small: i64 = (0..5)
@@ -70,7 +70,7 @@ fn tags_come_by_entries_or_by_bytes_largest_first() {
 }
 
 #[test]
-fn an_entry_of_several_tags_counts_for_each_and_a_gone_one_for_none() {
+fn an_entry_counts_for_each_of_its_tags_until_it_is_gone() {
     on_both_protocols(|_, client| {
         let both = set(client, "both", 100, &["a", "b"]);
         let alone = set(client, "alone", 100, &["a"]);
@@ -88,7 +88,7 @@ fn an_entry_of_several_tags_counts_for_each_and_a_gone_one_for_none() {
 }
 
 #[test]
-fn it_agrees_with_taginfo_after_any_writes() {
+fn tagtop_agrees_with_taginfo_after_random_writes() {
     for_each_engine(|engine| {
         let server = tagcache_tests::Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -149,7 +149,7 @@ fn it_agrees_with_taginfo_after_any_writes() {
 }
 
 #[test]
-fn others_are_served_while_hundreds_of_thousands_of_tags_are_looked_at() {
+fn tagtop_over_200_000_tags_does_not_delay_other_clients() {
     const MANY: usize = 200_000;
     for_each_engine(|engine| {
         let server = tagcache_tests::Server::builder()
@@ -201,7 +201,7 @@ fn others_are_served_while_hundreds_of_thousands_of_tags_are_looked_at() {
 
 /// Valkey 8.1 and newer let a command of a module wait on no connection that is subscribed, and do not say so to the client.
 #[test]
-fn a_client_that_is_subscribed_is_answered_however_much_there_is_to_look_at() {
+fn a_subscribed_client_can_run_commands_that_take_many_slices() {
     const MANY: usize = 50_000;
     for_all_engines(|engine| {
         let server = tagcache_tests::Server::builder()
@@ -227,7 +227,7 @@ fn a_client_that_is_subscribed_is_answered_however_much_there_is_to_look_at() {
 }
 
 #[test]
-fn wrong_words_are_refused() {
+fn tagtop_refuses_invalid_arguments() {
     on_both_protocols(|_, client| {
         for (line, error) in [
             ("CACHE.TAGTOP BY", SYNTAX),
@@ -244,8 +244,8 @@ fn wrong_words_are_refused() {
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
-            assert!(said.starts_with(error), "{line}: {said}");
+            let message = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
+            assert!(message.starts_with(error), "{line}: {message}");
         }
         assert_eq!(tagtop(client, "CACHE.TAGTOP LIMIT 10000"), []);
     });

@@ -197,7 +197,7 @@ const WAYS: [Way; 5] = [
 ];
 
 #[test]
-fn nothing_of_another_tenant_is_read_changed_counted_or_dropped() {
+fn a_tenant_cannot_read_change_count_or_drop_anothers_data() {
     for_all_engines(|engine| {
         let (server, mut client) = tenants(engine);
         let tags: [&[u8]; 2] = [b"t7:tag", b"t8:tag"];
@@ -208,10 +208,10 @@ fn nothing_of_another_tenant_is_read_changed_counted_or_dropped() {
                 let error = reply
                     .error()
                     .unwrap_or_else(|| panic!("{way}: {command:?} answers {reply:?}"));
-                let said = error.contains("NOPERM")
+                let is_denied = error.contains("NOPERM")
                     || error.contains("permission")
                     || error.contains("can't access");
-                assert!(said, "{way}: {command:?}: {error}");
+                assert!(is_denied, "{way}: {command:?}: {error}");
                 assert!(
                     way != "directly" || error.starts_with("NOPERM "),
                     "{command:?}: {error}"
@@ -224,7 +224,7 @@ fn nothing_of_another_tenant_is_read_changed_counted_or_dropped() {
 }
 
 #[test]
-fn a_tenant_may_do_everything_with_its_own() {
+fn a_tenant_can_run_every_command_on_its_own_data() {
     for_all_engines(|engine| {
         let (server, mut client) = tenants(engine);
         let mut admin = server.raw();
@@ -242,7 +242,7 @@ fn a_tenant_may_do_everything_with_its_own() {
 }
 
 #[test]
-fn what_shows_or_changes_every_tenants_data_is_dangerous() {
+fn commands_across_tenants_are_in_the_dangerous_category() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -292,7 +292,7 @@ fn what_shows_or_changes_every_tenants_data_is_dangerous() {
 }
 
 #[test]
-fn reading_takes_read_and_changing_takes_write_permission() {
+fn reads_need_read_permission_and_writes_write_permission() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -344,7 +344,7 @@ fn reading_takes_read_and_changing_takes_write_permission() {
 }
 
 #[test]
-fn everything_that_a_read_only_user_may_run_changes_nothing() {
+fn a_read_only_user_cannot_change_anything() {
     for_all_engines(|engine| {
         if engine.version() < (7, 2) {
             return; // No categories of module commands.

@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, call, on_both_protocols, run};
 use crate::{WRONGTYPE, unix_ms};
 
 #[test]
-fn touch_sets_moves_and_removes_the_time_to_live_and_nothing_else() {
+fn touch_sets_and_removes_the_ttl_and_changes_nothing_else() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "value", "TAGS", 2, "b", "a");
         call!(client, "CACHE.GET", "key");
@@ -44,7 +44,7 @@ fn touch_sets_moves_and_removes_the_time_to_live_and_nothing_else() {
 }
 
 #[test]
-fn touch_of_no_entry_answers_0() {
+fn touch_of_a_missing_entry_returns_0() {
     on_both_protocols(|_, client| {
         assert_eq!(
             call!(client, "CACHE.TOUCH", "absent", "EX", 100),
@@ -69,7 +69,7 @@ fn touch_of_no_entry_answers_0() {
 }
 
 #[test]
-fn touch_with_a_time_that_is_over_removes_the_entry() {
+fn touch_with_a_time_in_the_past_removes_the_entry() {
     on_both_protocols(|_, client| {
         let now = unix_ms(client);
         for (option, time) in [

@@ -18,7 +18,7 @@ fn fetch_with(client: &mut RawClient, key: &str, tags: &[&str]) -> Fetched {
 }
 
 #[test]
-fn an_entry_is_gone_if_such_a_tag_was_invalidated_after_it() {
+fn an_entry_is_a_miss_if_a_withtags_tag_was_invalidated_later() {
     on_both_protocols(|_, client| {
         // Repeated within one millisecond: the order of execution counts.
         for n in 0..500 {
@@ -36,7 +36,7 @@ fn an_entry_is_gone_if_such_a_tag_was_invalidated_after_it() {
 }
 
 #[test]
-fn pipelined_commands_are_judged_in_their_order() {
+fn withtags_follows_the_order_of_pipelined_commands() {
     on_both_protocols(|_, client| {
         let mut commands = Vec::new();
         for n in 0..300 {
@@ -55,7 +55,7 @@ fn pipelined_commands_are_judged_in_their_order() {
 }
 
 #[test]
-fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
+fn a_soft_invalidation_of_a_withtags_tag_makes_an_entry_stale() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET graced v GRACE 100000");
         run!(client, "CACHE.SET plain v");
@@ -70,7 +70,7 @@ fn a_soft_invalidation_of_such_a_tag_makes_it_stale_within_its_grace() {
 }
 
 #[test]
-fn one_tag_more_brings_back_nothing_that_another_ended() {
+fn an_additional_tag_does_not_bring_back_an_ended_entry() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key v GRACE 300");
         run!(client, "CACHE.REVALIDATE first");
@@ -83,7 +83,7 @@ fn one_tag_more_brings_back_nothing_that_another_ended() {
 }
 
 #[test]
-fn however_often_writes_and_invalidations_alternate_what_has_no_grace_is_never_stale() {
+fn alternating_writes_never_make_an_entry_without_grace_stale() {
     on_both_protocols(|_, client| {
         for _ in 0..200 {
             run!(client, "CACHE.SET key v");
@@ -97,7 +97,7 @@ fn however_often_writes_and_invalidations_alternate_what_has_no_grace_is_never_s
 }
 
 #[test]
-fn stamps_do_not_run_away_from_the_present() {
+fn rapid_commands_keep_stamps_close_to_the_present() {
     on_both_protocols(|_, client| {
         let commands: Vec<_> = (0..5_000)
             .flat_map(|_| {
@@ -137,7 +137,7 @@ fn stamps_do_not_run_away_from_the_present() {
 }
 
 #[test]
-fn such_a_tag_can_complete_a_condition() {
+fn a_withtags_tag_can_complete_a_condition() {
     on_both_protocols(|_, client| {
         for condition in [
             "ALL 2 own reader",
@@ -158,7 +158,7 @@ fn such_a_tag_can_complete_a_condition() {
 }
 
 #[test]
-fn a_lease_and_a_wait_go_by_the_same_judgement() {
+fn lease_and_wait_respect_withtags() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key old");
         run!(client, "CACHE.INVALIDATE s");
@@ -175,7 +175,7 @@ fn a_lease_and_a_wait_go_by_the_same_judgement() {
 }
 
 #[test]
-fn the_judgement_survives_reload_log_and_failover() {
+fn withtags_works_the_same_after_reload_log_and_failover() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         let replica = Server::builder()

@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, call, on_both_protocols, run};
 use crate::top;
 
 #[test]
-fn hits_are_added_to_those_of_the_entries_that_are_there() {
+fn hits_are_added_to_existing_entries_only() {
     on_both_protocols(|_, client| {
         for key in ["one", "two", "three"] {
             call!(client, "CACHE.SET", key, "v", "TAGS", 1, key);
@@ -30,7 +30,7 @@ fn hits_are_added_to_those_of_the_entries_that_are_there() {
 }
 
 #[test]
-fn they_count_for_a_stale_entry_and_change_nothing_else() {
+fn hits_count_for_a_stale_entry_and_change_nothing_else() {
     on_both_protocols(|_, client| {
         let set = [
             "CACHE.SET",
@@ -53,7 +53,7 @@ fn they_count_for_a_stale_entry_and_change_nothing_else() {
 }
 
 #[test]
-fn a_key_given_twice_gets_both() {
+fn hits_of_a_key_named_twice_are_summed() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v");
         let reply = call!(client, "CACHE.HITS", "key", 1, "key", 2).int();
@@ -63,7 +63,7 @@ fn a_key_given_twice_gets_both() {
 }
 
 #[test]
-fn a_count_never_turns_over() {
+fn a_hit_count_never_overflows() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v");
         let mut before = 0;
@@ -86,7 +86,7 @@ fn a_count_never_turns_over() {
 }
 
 #[test]
-fn wrong_words_are_refused_and_nothing_is_counted() {
+fn invalid_arguments_are_refused_and_nothing_is_counted() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v");
         call!(client, "SET", "string", "v");
@@ -111,10 +111,10 @@ fn wrong_words_are_refused_and_nothing_is_counted() {
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
+            let message = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
             assert!(
-                said.starts_with(error) || error == arity && said == "ERR syntax error",
-                "{line}: {said}"
+                message.starts_with(error) || error == arity && message == "ERR syntax error",
+                "{line}: {message}"
             );
             assert_eq!(inspect(client, "key").unwrap().hits, 0, "{line}");
         }

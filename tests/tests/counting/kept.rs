@@ -44,7 +44,7 @@ fn is_filled(client: &mut RawClient, what: &str) {
 }
 
 #[test]
-fn an_overwrite_a_rename_and_a_time_to_live_keep_them() {
+fn overwrite_rename_and_expire_keep_the_hits() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = filled(&server);
@@ -82,7 +82,7 @@ fn an_overwrite_a_rename_and_a_time_to_live_keep_them() {
 }
 
 #[test]
-fn an_rdb_keeps_them_and_top_knows_them_at_once() {
+fn an_rdb_keeps_the_hits_and_top_lists_them_at_once() {
     for_all_engines(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = filled(&server);
@@ -96,7 +96,7 @@ fn an_rdb_keeps_them_and_top_knows_them_at_once() {
 }
 
 #[test]
-fn a_rewritten_append_only_file_keeps_them() {
+fn a_rewritten_append_only_file_keeps_the_hits() {
     for_each_engine(|engine| {
         for preamble in ["yes", "no"] {
             let mut server = Server::builder()
@@ -115,7 +115,7 @@ fn a_rewritten_append_only_file_keeps_them() {
 }
 
 #[test]
-fn a_full_sync_and_a_payload_hand_them_over() {
+fn a_full_sync_and_a_dump_payload_transfer_the_hits() {
     for_each_engine(|engine| {
         let primary = Server::builder().engine(engine).start();
         let mut client = filled(&primary);
@@ -134,7 +134,7 @@ fn a_full_sync_and_a_payload_hand_them_over() {
 }
 
 #[test]
-fn reads_that_found_an_entry_stale_leave_its_count_where_it_can_be_explained() {
+fn get_of_a_stale_entry_counts_no_hit_and_fetch_at_most_one() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

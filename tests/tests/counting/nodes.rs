@@ -7,7 +7,7 @@ use tagcache_tests::{Reply, call, for_each_engine, on_both_protocols};
 use crate::{read, top};
 
 #[test]
-fn transactions_and_scripts_count_and_list() {
+fn hits_and_top_work_in_transactions_and_scripts() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v");
         call!(client, "MULTI");

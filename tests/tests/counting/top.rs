@@ -81,7 +81,7 @@ fn only_visible_entries_of_the_selected_database_are_listed() {
 }
 
 #[test]
-fn expired_entries_that_are_still_there_take_no_place() {
+fn expired_entries_not_yet_removed_are_not_listed() {
     on_both_protocols(|server, client| {
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
         for n in 0..50 {
@@ -104,7 +104,7 @@ fn expired_entries_that_are_still_there_take_no_place() {
 }
 
 #[test]
-fn no_more_than_the_setting_allows_are_listed() {
+fn top_lists_no_more_keys_than_the_setting_allows() {
     on_both_protocols(|_, client| {
         call!(client, "CONFIG", "SET", "tagcache.top-keys", 20);
         for n in 0..50 {
@@ -127,7 +127,7 @@ fn no_more_than_the_setting_allows_are_listed() {
 }
 
 #[test]
-fn wrong_words_are_refused() {
+fn top_refuses_invalid_arguments() {
     on_both_protocols(|_, client| {
         for (line, error) in [
             (
@@ -146,11 +146,12 @@ fn wrong_words_are_refused() {
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
+            let message = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
             // The server itself checks the arity if it is fixed.
             assert!(
-                said.starts_with(error) || said == "ERR syntax error" && line.ends_with("5 5"),
-                "{line}: {said}"
+                message.starts_with(error)
+                    || message == "ERR syntax error" && line.ends_with("5 5"),
+                "{line}: {message}"
             );
         }
     });
@@ -199,17 +200,17 @@ fn against_sorting(seed: u64, keys: usize, tracked: usize, overwrites: bool) {
 }
 
 #[test]
-fn random_reads_of_fewer_keys_than_are_tracked() {
+fn top_matches_sorting_for_fewer_keys_than_are_tracked() {
     against_sorting(71, 150, 200, true);
 }
 
 #[test]
-fn random_reads_of_many_more_keys_than_are_tracked() {
+fn top_matches_sorting_for_many_more_keys_than_are_tracked() {
     against_sorting(72, 3000, 50, false);
 }
 
 #[test]
-fn after_any_traffic_what_is_listed_is_there_with_its_true_hits() {
+fn after_random_traffic_listed_keys_exist_with_exact_hits() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -26,7 +26,7 @@ fn rewrite(client: &mut RawClient) {
 }
 
 #[test]
-fn the_log_of_what_happened_leads_to_the_same_state() {
+fn replaying_the_log_leads_to_the_same_state() {
     for_all_engines(|engine| {
         let mut server = logging(engine, "yes");
         dataset(&mut server.raw());
@@ -47,7 +47,7 @@ fn the_log_of_what_happened_leads_to_the_same_state() {
 }
 
 #[test]
-fn a_rewritten_file_holds_state_grace_and_hits() {
+fn a_rewritten_log_keeps_state_grace_and_hits() {
     for_all_engines(|engine| {
         for preamble in ["yes", "no"] {
             let mut server = logging(engine, preamble);
@@ -74,7 +74,7 @@ fn a_rewritten_file_holds_state_grace_and_hits() {
 }
 
 #[test]
-fn grace_does_not_begin_anew_by_being_rewritten() {
+fn a_rewrite_of_the_log_does_not_restart_grace() {
     for_each_engine(|engine| {
         for preamble in ["yes", "no"] {
             let mut server = logging(engine, preamble);

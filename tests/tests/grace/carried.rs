@@ -10,7 +10,7 @@ use tagcache_tests::{
 use crate::{LONG, dataset, holds_dataset};
 
 #[test]
-fn a_reload_and_a_restart_from_an_rdb_keep_them() {
+fn reload_and_restart_from_an_rdb_keep_state_and_grace() {
     for_all_engines(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -36,7 +36,7 @@ fn a_reload_and_a_restart_from_an_rdb_keep_them() {
 }
 
 #[test]
-fn grace_that_runs_out_while_the_server_is_down_is_over_when_it_is_back() {
+fn grace_runs_on_while_the_server_is_down() {
     for_each_engine(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -66,7 +66,7 @@ fn grace_that_runs_out_while_the_server_is_down_is_over_when_it_is_back() {
 }
 
 #[test]
-fn a_full_sync_hands_them_over() {
+fn a_full_sync_transfers_state_and_grace() {
     for_all_engines(|engine| {
         for diskless in ["yes", "no"] {
             let primary = Server::builder()
@@ -87,7 +87,7 @@ fn a_full_sync_hands_them_over() {
 }
 
 #[test]
-fn the_stream_and_a_partial_sync_hand_them_over() {
+fn stream_and_partial_resync_transfer_state_and_grace() {
     for_all_engines(|engine| {
         let primary = Server::builder()
             .engine(engine)
@@ -126,7 +126,7 @@ fn the_stream_and_a_partial_sync_hand_them_over() {
 }
 
 #[test]
-fn what_ends_on_the_primary_ends_on_its_replicas_without_them_deciding() {
+fn entries_past_their_grace_leave_primary_and_replica_alike() {
     for_each_engine(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
@@ -182,7 +182,7 @@ fn what_ends_on_the_primary_ends_on_its_replicas_without_them_deciding() {
 }
 
 #[test]
-fn a_replica_that_is_promoted_knows_what_is_stale() {
+fn a_promoted_replica_keeps_entries_stale() {
     for_each_engine(|engine| {
         let mut primary = Server::builder().engine(engine).start();
         let replica = Server::builder()

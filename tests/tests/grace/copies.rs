@@ -21,7 +21,7 @@ fn stale(client: &mut RawClient, key: &str) -> Fetched {
 }
 
 #[test]
-fn a_renamed_or_copied_stale_entry_is_stale_and_a_fresh_one_fresh() {
+fn rename_and_copy_keep_an_entry_stale_or_fresh() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -59,7 +59,7 @@ fn a_renamed_or_copied_stale_entry_is_stale_and_a_fresh_one_fresh() {
 }
 
 #[test]
-fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
+fn an_entry_moved_to_another_database_keeps_its_state() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -98,7 +98,7 @@ fn another_database_knows_what_is_stale_and_marks_nothing_by_its_past() {
 }
 
 #[test]
-fn swapped_databases_take_their_marks_along() {
+fn swapdb_swaps_the_soft_marks_with_the_entries() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -151,7 +151,7 @@ fn a_payload_carries_state_and_grace_to_another_server() {
 }
 
 #[test]
-fn migrate_takes_state_and_grace_along() {
+fn migrate_transfers_state_and_grace() {
     for_each_engine(|engine| {
         let here = Server::builder().engine(engine).start();
         let there = Server::builder().engine(engine).start();
@@ -169,7 +169,7 @@ fn migrate_takes_state_and_grace_along() {
 }
 
 #[test]
-fn a_copy_has_no_longer_grace_than_its_original() {
+fn copy_and_rename_do_not_prolong_grace() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

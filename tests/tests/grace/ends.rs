@@ -13,7 +13,7 @@ use tagcache_tests::{
 use crate::LONG;
 
 #[test]
-fn an_entry_past_its_logical_time_and_grace_is_expired() {
+fn an_entry_past_its_ttl_and_grace_counts_as_expired() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key v PX 20 GRACE 20 TAGS 1 a");
         wait_until("it is over", DEADLINE, || fetch(client, "key").is_miss());
@@ -59,7 +59,7 @@ fn an_entry_past_the_grace_of_its_soft_invalidation_is_gone() {
 
 /// A replica, and a server that loads its log, leave the removal of entries past their grace to others.
 #[test]
-fn what_was_past_its_grace_before_a_promotion_or_a_start_leaves() {
+fn promotion_and_start_remove_entries_past_their_grace() {
     let soften = |server: &Server| {
         let mut client = server.raw();
         run!(client, "CACHE.SET key v GRACE 300 TAGS 1 a");
@@ -99,7 +99,7 @@ fn what_was_past_its_grace_before_a_promotion_or_a_start_leaves() {
 
 /// The server removes such an entry only later, and not while it sleeps: commands meanwhile must not count it.
 #[test]
-fn what_is_past_its_grace_or_has_expired_is_not_counted() {
+fn entries_past_their_grace_or_expired_are_not_counted() {
     on_both_protocols(|_server, client| {
         for soft in [
             "CACHE.REVALIDATE a",
@@ -164,7 +164,7 @@ fn each_entry_has_its_own_grace() {
 }
 
 #[test]
-fn thousands_of_stale_entries_end_in_their_time() {
+fn thousands_of_stale_entries_end_on_time() {
     on_both_protocols(|server, client| {
         let sets: Vec<_> = (0..5000)
             .map(|n| {

@@ -35,7 +35,7 @@ fn rewrite_and_load_log(client: &mut RawClient) {
 }
 
 #[test]
-fn the_shorter_of_both_graces_holds() {
+fn the_shorter_of_limit_and_grace_applies() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET long v GRACE 1000000 TAGS 1 t");
         run!(client, "CACHE.SET short v GRACE 40 TAGS 1 t");
@@ -65,7 +65,7 @@ fn the_shorter_of_both_graces_holds() {
 }
 
 #[test]
-fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
+fn touch_and_retag_do_not_lift_a_grace_limit() {
     on_both_protocols(|_, client| {
         let limit = slowed(Duration::from_millis(300)).as_millis();
         for commands in [
@@ -117,7 +117,7 @@ fn a_limit_is_not_lifted_by_another_grace_or_other_tags() {
 }
 
 #[test]
-fn nothing_lengthens_the_grace_of_what_an_invalidation_made_stale() {
+fn the_grace_of_an_invalidated_entry_cannot_be_prolonged() {
     for_all_engines(|engine| {
         let (primary, replica) = logged_and_replicated(engine);
         let (mut client, mut other) = (primary.raw(), replica.raw());
@@ -146,7 +146,7 @@ fn nothing_lengthens_the_grace_of_what_an_invalidation_made_stale() {
 }
 
 #[test]
-fn what_arrives_stale_is_so_no_longer_than_a_limit_here_allows() {
+fn a_grace_limit_applies_to_entries_that_arrive_stale() {
     for_all_engines(|engine| {
         let (here, there) = (
             Server::builder().engine(engine).start(),
@@ -181,7 +181,7 @@ fn what_arrives_stale_is_so_no_longer_than_a_limit_here_allows() {
 }
 
 #[test]
-fn a_limit_holds_for_tags_that_only_the_reader_knows() {
+fn a_grace_limit_applies_to_withtags() {
     for_all_engines(|engine| {
         let (primary, replica) = logged_and_replicated(engine);
         let (mut client, mut other) = (primary.raw(), replica.raw());
@@ -214,7 +214,7 @@ fn a_limit_holds_for_tags_that_only_the_reader_knows() {
 }
 
 #[test]
-fn a_limit_survives_reload_replication_and_log() {
+fn a_grace_limit_survives_reload_replication_and_log() {
     for_all_engines(|engine| {
         let (primary, replica) = logged_and_replicated(engine);
         let (mut client, mut other) = (primary.raw(), replica.raw());

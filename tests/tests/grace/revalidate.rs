@@ -18,7 +18,7 @@ fn set(client: &mut RawClient, key: &str, grace: i64, tags: &[&str]) {
 }
 
 #[test]
-fn entries_with_grace_turn_stale_and_those_without_are_gone() {
+fn revalidate_makes_entries_with_grace_stale_and_others_gone() {
     on_both_protocols(|server, client| {
         set(client, "with", LONG, &["a"]);
         set(client, "without", 0, &["a"]);
@@ -41,7 +41,7 @@ fn entries_with_grace_turn_stale_and_those_without_are_gone() {
 }
 
 #[test]
-fn it_counts_as_invalidate_does() {
+fn revalidate_counts_like_invalidate() {
     on_both_protocols(|_, client| {
         set(client, "one", LONG, &["a", "b"]);
         set(client, "two", 0, &["b"]);
@@ -60,7 +60,7 @@ fn it_counts_as_invalidate_does() {
 }
 
 #[test]
-fn what_is_set_afterwards_is_fresh() {
+fn an_entry_set_after_revalidate_is_fresh() {
     on_both_protocols(|_, client| {
         for _ in 0..20 {
             set(client, "key", LONG, &["a"]);
@@ -75,7 +75,7 @@ fn what_is_set_afterwards_is_fresh() {
 }
 
 #[test]
-fn an_entry_that_lost_the_tag_by_an_overwrite_stays_fresh() {
+fn an_entry_overwritten_without_the_tag_stays_fresh() {
     on_both_protocols(|_, client| {
         set(client, "key", LONG, &["a", "b"]);
         set(client, "key", LONG, &["b"]);
@@ -85,7 +85,7 @@ fn an_entry_that_lost_the_tag_by_an_overwrite_stays_fresh() {
 }
 
 #[test]
-fn a_hard_invalidation_ends_what_a_soft_one_left() {
+fn a_hard_invalidation_drops_stale_entries() {
     on_both_protocols(|server, client| {
         for hard in [&["CACHE.INVALIDATE", "a"][..], &["CACHE.INVALIDATE", "b"]] {
             set(client, "key", LONG, &["a", "b"]);
@@ -103,7 +103,7 @@ fn a_hard_invalidation_ends_what_a_soft_one_left() {
 }
 
 #[test]
-fn grace_counts_from_the_first_moment_the_entry_is_stale() {
+fn repeated_revalidation_does_not_restart_grace() {
     on_both_protocols(|_, client| {
         set(client, "key", 700, &["a", "b"]);
         call!(client, "CACHE.REVALIDATE", "a");
@@ -123,7 +123,7 @@ fn grace_counts_from_the_first_moment_the_entry_is_stale() {
 }
 
 #[test]
-fn native_times_to_live_stay_what_they_are() {
+fn revalidate_leaves_the_native_ttl_unchanged() {
     on_both_protocols(|_, client| {
         set(client, "ever", LONG, &["a"]);
         let timed = command!("CACHE.SET timed v PX {LONG} GRACE 5000 TAGS 1 a");
@@ -146,7 +146,7 @@ fn native_times_to_live_stay_what_they_are() {
 }
 
 #[test]
-fn an_entry_that_has_expired_gets_no_second_grace() {
+fn an_expired_entry_gets_no_second_grace() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key v PX 1 GRACE 700 TAGS 1 a");
         wait_until("its logical time is over", DEADLINE, || {
@@ -162,7 +162,7 @@ fn an_entry_that_has_expired_gets_no_second_grace() {
 }
 
 #[test]
-fn it_works_the_same_with_a_large_and_a_small_tag() {
+fn revalidate_works_alike_for_small_and_large_tags() {
     on_both_protocols(|server, client| {
         for size in [1, 127, 128, 129, 3000] {
             let sets: Vec<_> = (0..size)
@@ -207,7 +207,7 @@ fn it_works_the_same_with_a_large_and_a_small_tag() {
 }
 
 #[test]
-fn a_transaction_and_a_script_see_it_at_once() {
+fn transactions_and_scripts_see_a_revalidation_at_once() {
     on_both_protocols(|_, client| {
         set(client, "key", LONG, &["a"]);
         set(client, "bare", 0, &["a"]);
@@ -239,7 +239,7 @@ fn a_transaction_and_a_script_see_it_at_once() {
 }
 
 #[test]
-fn it_is_for_the_selected_database_and_no_other_type() {
+fn revalidate_affects_only_entries_of_the_selected_database() {
     on_both_protocols(|_, client| {
         set(client, "key", LONG, &["a"]);
         call!(client, "SELECT", 1);
@@ -254,7 +254,7 @@ fn it_is_for_the_selected_database_and_no_other_type() {
 }
 
 #[test]
-fn memory_of_stale_entries_counts_and_stays_true() {
+fn memory_of_stale_entries_is_counted_until_they_are_dropped() {
     on_both_protocols(|server, client| {
         for n in 0..500 {
             set(

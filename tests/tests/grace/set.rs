@@ -20,7 +20,7 @@ fn stale(client: &mut RawClient, key: &str) {
 }
 
 #[test]
-fn the_native_time_to_live_is_the_logical_one_and_grace() {
+fn the_native_ttl_is_the_logical_ttl_plus_grace() {
     on_both_protocols(|_, client| {
         for set in [
             &["EX", "100", "GRACE", "500000"][..],
@@ -41,7 +41,7 @@ fn the_native_time_to_live_is_the_logical_one_and_grace() {
 }
 
 #[test]
-fn grace_alone_is_no_expiry() {
+fn grace_without_a_ttl_does_not_expire_an_entry() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v", "GRACE", 1000);
         assert_eq!(call!(client, "PTTL", "key"), Reply::Int(-1));
@@ -52,7 +52,7 @@ fn grace_alone_is_no_expiry() {
 }
 
 #[test]
-fn a_default_time_to_live_is_logical_too() {
+fn grace_is_added_to_the_default_ttl() {
     on_both_protocols(|_, client| {
         call!(client, "CONFIG", "SET", "tagcache.default-ttl-ms", 50_000);
         call!(client, "CACHE.SET", "key", "v", "GRACE", 100_000);
@@ -64,7 +64,7 @@ fn a_default_time_to_live_is_logical_too() {
 }
 
 #[test]
-fn keepttl_keeps_the_logical_time_and_takes_the_new_grace() {
+fn keepttl_keeps_the_logical_ttl_and_sets_the_new_grace() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key v PX 100000 GRACE 10000");
         call!(client, "CACHE.SET", "key", "w", "KEEPTTL", "GRACE", 500_000);
@@ -77,7 +77,7 @@ fn keepttl_keeps_the_logical_time_and_takes_the_new_grace() {
 }
 
 #[test]
-fn after_its_logical_time_an_entry_is_stale_for_fetch_and_a_miss_for_get() {
+fn an_expired_entry_in_grace_is_stale_for_fetch_and_nil_for_get() {
     on_both_protocols(|server, client| {
         stale(client, "key");
         let misses = stat(client, "misses");
@@ -104,7 +104,7 @@ fn after_its_logical_time_an_entry_is_stale_for_fetch_and_a_miss_for_get() {
 }
 
 #[test]
-fn nx_and_xx_see_a_stale_entry_as_absent() {
+fn nx_and_xx_treat_a_stale_entry_as_absent() {
     on_both_protocols(|_, client| {
         stale(client, "key");
         assert!(call!(client, "CACHE.SET", "key", "new", "XX").is_null());
@@ -125,7 +125,7 @@ fn nx_and_xx_see_a_stale_entry_as_absent() {
 }
 
 #[test]
-fn a_stale_entry_that_is_set_anew_keeps_its_hits_and_is_fresh() {
+fn an_overwritten_stale_entry_is_fresh_and_keeps_its_hits() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key old GRACE {LONG} TAGS 2 a b");
         for _ in 0..5 {
@@ -147,7 +147,7 @@ fn a_stale_entry_that_is_set_anew_keeps_its_hits_and_is_fresh() {
 }
 
 #[test]
-fn a_stale_entry_is_deleted_and_counted_as_any_visible_one() {
+fn del_and_invalidate_count_a_stale_entry_as_visible() {
     on_both_protocols(|server, client| {
         stale(client, "one");
         run!(client, "CACHE.SET two v GRACE {LONG} TAGS 1 a");
@@ -165,7 +165,7 @@ fn a_stale_entry_is_deleted_and_counted_as_any_visible_one() {
 }
 
 #[test]
-fn wrong_graces_are_refused_and_change_nothing() {
+fn invalid_graces_are_refused_and_change_nothing() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key v EX 1000 GRACE 1000 TAGS 1 a");
         let before = tagcache_tests::look::Snapshot::take(server, &[0], &[]);
@@ -206,8 +206,8 @@ fn wrong_graces_are_refused_and_change_nothing() {
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
-            assert!(said.starts_with(error), "{line}: {said}");
+            let message = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
+            assert!(message.starts_with(error), "{line}: {message}");
             let after = tagcache_tests::look::Snapshot::take(server, &[0], &[]);
             assert_eq!(after, before, "{line}");
         }

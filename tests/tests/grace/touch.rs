@@ -17,7 +17,7 @@ fn times(client: &mut RawClient, key: &str) -> (i64, i64, i64) {
 }
 
 #[test]
-fn touch_sets_time_and_grace() {
+fn touch_sets_ttl_and_grace() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         let now = call!(client, "TIME").items()[0].int();
@@ -45,7 +45,7 @@ fn touch_sets_time_and_grace() {
 }
 
 #[test]
-fn touch_gives_what_has_expired_a_new_time_and_it_is_fresh() {
+fn touch_makes_an_expired_entry_in_grace_fresh() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key v PX 1 GRACE {LONG} TAGS 1 a");
         wait_until("its logical time is over", DEADLINE, || {
@@ -60,7 +60,7 @@ fn touch_gives_what_has_expired_a_new_time_and_it_is_fresh() {
 }
 
 #[test]
-fn touch_does_not_make_fresh_what_was_invalidated() {
+fn touch_does_not_make_an_invalidated_entry_fresh() {
     on_both_protocols(|_, client| {
         for touch in [
             &["CACHE.TOUCH", "key", "EX", "1000"][..],
@@ -83,7 +83,7 @@ fn touch_does_not_make_fresh_what_was_invalidated() {
 }
 
 #[test]
-fn touch_into_the_past_removes_and_set_into_the_past_leaves_the_grace() {
+fn touch_with_a_past_time_removes_and_set_leaves_the_grace() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key v GRACE {LONG} TAGS 1 a");
         let now = call!(client, "TIME").items()[0].int();
@@ -118,7 +118,7 @@ fn touch_into_the_past_removes_and_set_into_the_past_leaves_the_grace() {
 }
 
 #[test]
-fn native_expire_moves_the_end_of_the_entry_and_persist_removes_it() {
+fn expire_changes_and_persist_removes_the_end_of_an_entry() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key v EX 1000 GRACE 500000 TAGS 1 a");
         assert_eq!(call!(client, "PEXPIRE", "key", 300_000), Reply::Int(1));

@@ -7,7 +7,7 @@ use tagcache_tests::{RawClient, Reply, Rng, args, call, on_both_protocols, run, 
 const MB: usize = 1 << 20;
 
 #[test]
-fn a_tag_of_10_mb_is_refused_or_unknown_everywhere_and_nothing_changes() {
+fn a_tag_of_10_mb_changes_nothing_in_any_command() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         let tag = vec![b't'; 10 * MB];
@@ -63,7 +63,7 @@ fn a_key_of_any_bytes_can_be_leased_and_waited_for() {
 }
 
 #[test]
-fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
+fn extreme_numbers_are_refused_or_accepted_without_harm() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key v GRACE 1000 TAGS 1 a");
         for number in [
@@ -115,7 +115,7 @@ fn numbers_beyond_reason_are_refused_or_taken_and_harm_nobody() {
 }
 
 #[test]
-fn an_option_with_bytes_behind_it_is_another_word() {
+fn an_option_with_trailing_bytes_is_a_syntax_error() {
     on_both_protocols(|_, client| {
         for more in ["\0", " ", "\0\0", "  ", "x"] {
             for (word, rest) in [
@@ -136,7 +136,7 @@ fn an_option_with_bytes_behind_it_is_another_word() {
 }
 
 #[test]
-fn an_empty_tag_is_no_tag_of_any_entry() {
+fn an_empty_tag_matches_no_entry() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v");
         assert!(call!(client, "CACHE.SET", "key", "w", "TAGS", 1, "").is_error());
@@ -165,7 +165,7 @@ fn an_empty_tag_is_no_tag_of_any_entry() {
 }
 
 #[test]
-fn a_value_of_10_mb_comes_back_and_is_accounted_for() {
+fn a_value_of_10_mb_is_returned_and_accounted_for() {
     on_both_protocols(|server, client| {
         let value = Rng::new(1).bytes(10 * MB);
         for key in ["one", "two"] {
@@ -221,7 +221,7 @@ fn a_key_of_any_bytes_works_in_every_command() {
 }
 
 #[test]
-fn binary_tags_survive_everything() {
+fn binary_tags_survive_copy_and_reload() {
     on_both_protocols(|server, client| {
         let mut rng = Rng::from_env(3);
         let tags: Vec<Vec<u8>> = (1..100).map(|len| rng.bytes(len * 5)).collect();
@@ -240,7 +240,7 @@ fn binary_tags_survive_everything() {
 }
 
 #[test]
-fn a_hundred_thousand_arguments_are_answered() {
+fn commands_with_100_000_arguments_get_a_reply() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key99999", "v", "TAGS", 1, "tag99999");
         let many = |command: &str, word: &str| {
@@ -273,7 +273,7 @@ fn a_hundred_thousand_arguments_are_answered() {
 }
 
 #[test]
-fn an_error_in_a_script_is_an_error_there_and_nothing_more() {
+fn an_error_in_a_script_stays_within_the_script() {
     on_both_protocols(|_, client| {
         call!(client, "SET", "string", "v");
         call!(client, "CACHE.SET", "key", "v");
@@ -387,7 +387,7 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn twenty_thousand_commands_of_any_words_leave_the_server_alive_and_the_index_true() {
+fn random_commands_leave_the_server_alive_and_the_index_exact() {
     on_both_protocols(|server, client| {
         let mut budget = Budget::new("commands", 20_000);
         call!(client, "SET", "string", "v");
@@ -418,7 +418,7 @@ fn known_prefix(error: &str) -> bool {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_middle_of_a_command_changes_nothing() {
+fn an_incomplete_command_changes_nothing() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         let before = Snapshot::take(server, &[0], &[]);

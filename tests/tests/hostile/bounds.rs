@@ -17,7 +17,7 @@ fn long_tags(of: &str) -> impl Iterator<Item = Vec<u8>> {
 }
 
 #[test]
-fn long_tags_without_entries_are_remembered_within_a_bound() {
+fn the_memory_of_long_tags_without_entries_is_bounded() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -64,7 +64,7 @@ fn restore_from_the_future(client: &mut RawClient, key: &str) {
 }
 
 #[test]
-fn a_forged_time_in_a_payload_does_not_concern_other_entries() {
+fn a_forged_time_in_a_payload_does_not_affect_other_entries() {
     for_each_engine(|engine| {
         for preamble in ["yes", "no"] {
             let mut server = Server::builder()
@@ -91,7 +91,7 @@ fn a_forged_time_in_a_payload_does_not_concern_other_entries() {
 }
 
 #[test]
-fn waits_count_towards_the_memory_of_leases() {
+fn waiters_count_towards_the_memory_limit_of_leases() {
     on_both_protocols(|server, client| {
         call!(client, "CACHE.FETCH", "awaited", "LEASE", 60_000);
         // Filled up to less room than two waits need.

@@ -45,7 +45,7 @@ fn following(primary: &Server, build: impl Fn(ServerBuilder) -> ServerBuilder) -
 }
 
 #[test]
-fn a_native_key_survives_a_panic_while_an_entry_was_unlinked() {
+fn a_native_key_survives_a_panic_while_an_entry_is_unlinked() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
         // Sizes up to a large one, which the server frees on another thread.
@@ -97,7 +97,7 @@ fn native_keys_survive_a_panic_in_a_flush() {
 }
 
 #[test]
-fn native_keys_survive_a_panic_in_a_swap_and_no_entry_is_served() {
+fn a_panic_in_swapdb_keeps_native_keys_and_serves_no_entry() {
     with_panicking_module(|server, client| {
         run!(client, "FLUSHALL");
         entries(client, MANY);
@@ -121,7 +121,7 @@ fn native_keys_survive_a_panic_in_a_swap_and_no_entry_is_served() {
 }
 
 #[test]
-fn an_entry_whose_arrival_panicked_is_removed_everywhere() {
+fn an_entry_is_removed_on_all_nodes_after_its_arrival_panicked() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
         let payload = run!(client, "DUMP kept").bytes().to_vec();
@@ -154,7 +154,7 @@ fn an_entry_whose_arrival_panicked_is_removed_everywhere() {
 }
 
 #[test]
-fn leases_from_before_a_flush_that_panicked_are_over() {
+fn a_flush_that_panics_ends_earlier_leases() {
     with_panicking_module(|server, client| {
         let token = tagcache_tests::fetch::lease(client, "key");
         client.pipeline(&[vec!["CACHE.PANIC", "event"], vec!["FLUSHALL"]]);
@@ -166,7 +166,7 @@ fn leases_from_before_a_flush_that_panicked_are_over() {
 }
 
 #[test]
-fn replicas_learn_what_commands_remove_of_a_lost_index() {
+fn replicas_receive_removals_by_commands_after_an_index_loss() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
         entries(client, 100);
@@ -196,7 +196,7 @@ fn replicas_learn_what_commands_remove_of_a_lost_index() {
 }
 
 #[test]
-fn what_the_index_lost_is_gone_under_another_name_too() {
+fn an_entry_lost_by_the_index_stays_gone_after_a_move_or_rename() {
     with_panicking_module(|server, client| {
         let replica = replica_of(server);
         let panics = ["change", "unlink"].into_iter();
@@ -243,7 +243,7 @@ fn what_the_index_lost_is_gone_under_another_name_too() {
 }
 
 #[test]
-fn what_a_replica_lost_while_it_had_expired_there_is_gone() {
+fn an_entry_lost_and_expired_on_a_replica_is_gone_there() {
     let Some(ahead) = Clock::new() else { return };
     ahead.shift(3_600_000);
     with_panicking_module(|server, client| {

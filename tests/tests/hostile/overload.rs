@@ -10,7 +10,7 @@ const MAX_CLIENTS: usize = 60;
 const CALLERS: usize = 200;
 
 /// Opens a connection, sends a command, and returns the first line of the reply.
-fn knock(port: u16) -> (TcpStream, String) {
+fn connect_and_ping(port: u16) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the backlog has room");
     stream
         .set_read_timeout(Some(DEADLINE))
@@ -24,7 +24,7 @@ fn knock(port: u16) -> (TcpStream, String) {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_refused_and_the_others_served() {
+fn connections_beyond_the_limit_are_refused_and_others_served() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -32,7 +32,9 @@ fn connections_beyond_the_limit_are_refused_and_the_others_served() {
             .start();
         let mut client = server.raw();
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "tag");
-        let callers: Vec<_> = (0..CALLERS).map(|_| knock(server.port())).collect();
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| connect_and_ping(server.port()))
+            .collect();
         let (served, refused): (Vec<_>, Vec<_>) = callers
             .into_iter()
             .partition(|(_, line)| line == "+PONG\r\n");
@@ -48,7 +50,7 @@ fn connections_beyond_the_limit_are_refused_and_the_others_served() {
         assert_eq!(call!(client, "CACHE.INVALIDATE", "tag"), Reply::Int(1));
         drop((served, refused));
         wait_until("there is room again", DEADLINE, || {
-            knock(server.port()).1 == "+PONG\r\n"
+            connect_and_ping(server.port()).1 == "+PONG\r\n"
         });
     });
 }
@@ -56,7 +58,7 @@ fn connections_beyond_the_limit_are_refused_and_the_others_served() {
 /// Many callers wait for few keys whose loaders never finish. Readers of other keys, writers and invalidations go on,
 /// and when the callers leave, nothing of them remains.
 #[test]
-fn a_crowd_that_waits_holds_up_nobody_else_and_leaves_nothing() {
+fn many_waiters_delay_no_other_client_and_leave_nothing() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -54,7 +54,7 @@ pub(crate) fn logged(server: &Server) {
 }
 
 #[test]
-fn a_panic_in_a_command_is_answered_with_an_error() {
+fn a_panic_in_a_command_returns_an_error() {
     with_panicking_module(|server, client| {
         for _ in 0..3 {
             let reply = call!(client, "CACHE.PANIC", "command");
@@ -70,7 +70,7 @@ fn a_panic_in_a_command_is_answered_with_an_error() {
 }
 
 #[test]
-fn a_panic_in_a_command_inside_a_transaction_or_script_is_answered_there() {
+fn a_panic_in_a_transaction_or_script_returns_an_error() {
     with_panicking_module(|server, client| {
         call!(client, "MULTI");
         call!(client, "CACHE.PANIC", "command");
@@ -86,7 +86,7 @@ fn a_panic_in_a_command_inside_a_transaction_or_script_is_answered_there() {
 }
 
 #[test]
-fn a_panic_while_a_value_is_unlinked_does_not_keep_the_key() {
+fn a_panic_during_unlink_does_not_keep_the_key() {
     with_panicking_module(|server, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         assert_eq!(call!(client, "CACHE.PANIC", "unlink"), Reply::ok());
@@ -116,7 +116,7 @@ fn a_panic_in_the_reclaiming_timer_does_not_end_reclaiming() {
 }
 
 #[test]
-fn a_panic_in_an_event_handler_is_survived() {
+fn the_server_survives_a_panic_in_an_event_handler() {
     with_panicking_module(|server, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         assert_eq!(call!(client, "CACHE.PANIC", "event"), Reply::ok());
@@ -132,7 +132,7 @@ fn a_panic_in_an_event_handler_is_survived() {
 }
 
 #[test]
-fn a_panic_while_saving_is_survived() {
+fn the_server_survives_a_panic_while_saving_an_entry() {
     with_panicking_module(|server, client| {
         assert_eq!(call!(client, "CACHE.PANIC", "save"), Reply::ok());
         call!(client, "DUMP", "kept");
@@ -154,7 +154,7 @@ fn restart_from_file(server: &mut Server, client: &mut RawClient) {
 }
 
 #[test]
-fn a_panic_in_a_child_that_saves_fails_the_save() {
+fn a_panic_in_a_saving_child_fails_the_save() {
     with_panicking_module(|server, client| {
         assert_eq!(call!(client, "SAVE"), Reply::ok());
         assert_eq!(call!(client, "CACHE.PANIC", "save"), Reply::ok());
@@ -175,7 +175,7 @@ fn a_panic_in_a_child_that_saves_fails_the_save() {
 }
 
 #[test]
-fn a_panic_while_the_server_saves_itself_leaves_a_file_that_loads() {
+fn a_panic_during_save_leaves_a_loadable_file() {
     with_panicking_module(|server, client| {
         call!(client, "CACHE.PANIC", "save");
         assert_eq!(call!(client, "SAVE"), Reply::ok());
@@ -185,7 +185,7 @@ fn a_panic_while_the_server_saves_itself_leaves_a_file_that_loads() {
 }
 
 #[test]
-fn a_panic_while_loading_is_answered_with_an_error() {
+fn a_panic_while_loading_a_payload_returns_an_error() {
     with_panicking_module(|server, client| {
         let payload = call!(client, "DUMP", "kept").bytes().to_vec();
         assert_eq!(call!(client, "CACHE.PANIC", "load"), Reply::ok());
@@ -198,7 +198,7 @@ fn a_panic_while_loading_is_answered_with_an_error() {
 }
 
 #[test]
-fn a_panic_while_a_digest_is_made_is_survived() {
+fn the_server_survives_a_panic_in_a_digest() {
     with_panicking_module(|server, client| {
         let before = call!(client, "DEBUG", "DIGEST");
         assert_eq!(call!(client, "CACHE.PANIC", "digest"), Reply::ok());
@@ -209,7 +209,7 @@ fn a_panic_while_a_digest_is_made_is_survived() {
 }
 
 #[test]
-fn a_panic_while_a_waiter_is_served_answers_it() {
+fn a_panic_while_serving_a_waiter_returns_it_an_error() {
     with_panicking_module(|server, client| {
         lease(client, "key");
         let mut unlucky = Waiter::start(server, "key", 600_000);
@@ -228,7 +228,7 @@ fn a_panic_while_a_waiter_is_served_answers_it() {
 }
 
 #[test]
-fn a_panic_while_a_wait_ends_answers_it() {
+fn a_panic_at_the_end_of_a_wait_returns_an_error() {
     with_panicking_module(|server, client| {
         let token = lease(client, "key");
         let mut unlucky = Waiter::start(server, "key", 600_000);
@@ -261,7 +261,7 @@ fn read_to_end(client: &mut RawClient) -> bool {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_a_reply_closes_that_client() {
+fn a_panic_in_the_middle_of_a_reply_closes_that_connection() {
     with_panicking_module(|server, client| {
         for command in [
             &["CACHE.MGET", "kept", "none"][..],
@@ -284,7 +284,7 @@ fn a_panic_in_the_middle_of_a_reply_closes_that_client() {
 }
 
 #[test]
-fn a_panic_in_the_timer_of_leases_leaves_nobody_waiting() {
+fn a_panic_in_the_lease_timer_leaves_no_client_waiting() {
     with_panicking_module(|server, client| {
         let ms = 500;
         assert!(call!(client, "CACHE.FETCH", "key", "LEASE", ms).items()[3].int() > 0);
@@ -308,7 +308,7 @@ fn a_panic_in_the_timer_of_leases_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_a_reply_to_a_script_is_answered_there() {
+fn a_panic_within_a_reply_to_a_script_lets_the_script_continue() {
     with_panicking_module(|server, client| {
         for script in [
             "redis.pcall('CACHE.MGET', 'kept', 'none', 'kept') return 3",
@@ -325,7 +325,7 @@ fn a_panic_in_the_middle_of_a_reply_to_a_script_is_answered_there() {
 }
 
 #[test]
-fn a_panic_while_a_waiter_is_answered_closes_the_waiter() {
+fn a_panic_in_the_reply_to_a_waiter_closes_its_connection() {
     with_panicking_module(|server, client| {
         assert!(!call!(client, "CACHE.FETCH", "new", "LEASE", 60_000).is_error());
         let mut waiter = server.raw();
@@ -346,7 +346,7 @@ fn a_panic_while_a_waiter_is_answered_closes_the_waiter() {
 }
 
 #[test]
-fn a_panic_in_a_slice_is_answered_to_the_caller_that_waits() {
+fn a_panic_in_a_slice_returns_an_error_to_its_caller() {
     with_panicking_module(|server, client| {
         for n in 0..20_000 {
             client.send(&["CACHE.SET", "many", "v", "TAGS", "1", &format!("tag{n}")]);
@@ -377,7 +377,7 @@ fn a_panic_in_a_slice_is_answered_to_the_caller_that_waits() {
 }
 
 #[test]
-fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
+fn a_panic_in_fetch_leaves_no_lease_and_no_waiter() {
     with_panicking_module(|server, client| {
         // The command that was granted the lease.
         assert_eq!(call!(client, "CACHE.PANIC", "fetch"), Reply::ok());
@@ -414,7 +414,7 @@ fn a_panic_in_fetch_keeps_no_lease_and_no_place_in_line() {
 
 /// The primary does not send the invalidation again.
 #[test]
-fn a_replica_that_panics_in_a_command_serves_nothing_that_it_invalidates() {
+fn a_replica_serves_no_entry_whose_invalidation_panicked() {
     with_panicking_module(|primary, client| {
         let mut replica = Server::builder()
             .engine(primary.engine())
@@ -470,7 +470,7 @@ fn a_panic_in_the_filter_lets_the_command_through() {
 }
 
 #[test]
-fn a_panic_in_a_callback_of_a_setting_is_survived() {
+fn the_server_survives_a_panic_in_a_setting_callback() {
     with_panicking_module(|server, client| {
         for command in [
             &["CONFIG", "GET", "tagcache.top-keys"][..],
@@ -490,7 +490,7 @@ fn a_panic_in_a_callback_of_a_setting_is_survived() {
 }
 
 #[test]
-fn names_of_keys_that_the_index_lost_take_no_memory() {
+fn keys_lost_by_the_index_take_no_memory() {
     const KEYS: usize = 1_000;
     const NAME_BYTES: usize = 1_000;
     with_panicking_module(|_, client| {

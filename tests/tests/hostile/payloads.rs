@@ -221,12 +221,12 @@ fn thousands_of_damaged_payloads_harm_nothing_else() {
             guarded
         );
         assert_eq!(call!(client, "GET", "string"), Reply::bulk("v"));
-        restored_entries_are_entries(&server, &mut client);
+        check_restored_entries(&server, &mut client);
     });
 }
 
 /// Every accepted payload can be read, saved, loaded and removed like any entry.
-fn restored_entries_are_entries(server: &Server, client: &mut RawClient) {
+fn check_restored_entries(server: &Server, client: &mut RawClient) {
     assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
     assert_index_agrees(server, &[0, 1], &[b"a", b"guard"]);
     for key in entry_keys(client) {

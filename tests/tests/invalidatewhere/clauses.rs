@@ -37,7 +37,7 @@ fn drops(server: &Server, client: &mut RawClient, what: &Where, expected: &[&str
 }
 
 #[test]
-fn each_clause_and_their_conjunctions_drop_what_they_say() {
+fn each_clause_and_combination_drops_the_matching_entries() {
     on_both_protocols(|server, client| {
         for (what, expected) in [
             (Where::all(&["a"]), &["a", "ab", "ac", "abc"][..]),
@@ -76,7 +76,7 @@ fn each_clause_and_their_conjunctions_drop_what_they_say() {
 }
 
 #[test]
-fn clauses_and_options_come_in_any_order_and_case() {
+fn clauses_and_options_are_accepted_in_any_order_and_case() {
     on_both_protocols(|_, client| {
         prepare(client);
         for line in [
@@ -98,7 +98,7 @@ fn clauses_and_options_come_in_any_order_and_case() {
 }
 
 #[test]
-fn soft_leaves_what_has_grace_stale_and_drops_the_rest() {
+fn soft_makes_entries_with_grace_stale_and_drops_the_rest() {
     on_both_protocols(|server, client| {
         for (key, grace, tag) in [
             ("with", LONG, "a"),
@@ -124,7 +124,7 @@ fn soft_leaves_what_has_grace_stale_and_drops_the_rest() {
 }
 
 #[test]
-fn a_stale_entry_set_anew_is_fresh() {
+fn an_overwritten_stale_entry_is_fresh() {
     on_both_protocols(|_, client| {
         let set = args!["CACHE.SET", "key", "v", "GRACE", LONG, "TAGS", 2, "a", "b"];
         for _ in 0..5 {
@@ -137,7 +137,7 @@ fn a_stale_entry_set_anew_is_fresh() {
 }
 
 #[test]
-fn transactions_and_scripts_run_it_at_once() {
+fn invalidatewhere_completes_within_transactions_and_scripts() {
     on_both_protocols(|server, client| {
         prepare(client);
         let queued = [
@@ -167,7 +167,7 @@ fn transactions_and_scripts_run_it_at_once() {
 }
 
 #[test]
-fn it_is_for_the_selected_database() {
+fn invalidatewhere_affects_only_the_selected_database() {
     on_both_protocols(|_, client| {
         prepare(client);
         call!(client, "SELECT", 1);
@@ -180,7 +180,7 @@ fn it_is_for_the_selected_database() {
 }
 
 #[test]
-fn what_is_gone_already_does_not_count() {
+fn entries_already_gone_or_expired_are_not_counted() {
     on_both_protocols(|_, client| {
         prepare(client);
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
@@ -199,7 +199,7 @@ fn what_is_gone_already_does_not_count() {
 }
 
 #[test]
-fn wrong_words_are_refused_and_nothing_changes() {
+fn invalid_arguments_are_refused_and_change_nothing() {
     const SYNTAX: &str = "ERR syntax error";
     const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
     on_both_protocols(|server, client| {
@@ -225,8 +225,8 @@ fn wrong_words_are_refused_and_nothing_changes() {
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
-            assert!(said.starts_with(error), "{line}: {said}");
+            let message = reply.error().unwrap_or_else(|| panic!("{line}: {reply:?}"));
+            assert!(message.starts_with(error), "{line}: {message}");
             assert_eq!(Snapshot::take(server, &[0], &[b"x"]), before, "{line}");
         }
     });
@@ -246,7 +246,7 @@ fn a_dry_run_changes_nothing_at_all() {
 }
 
 #[test]
-fn it_works_when_memory_is_full_and_says_what_it_did_in_the_figures() {
+fn invalidatewhere_works_when_memory_is_full() {
     on_both_protocols(|_, client| {
         prepare(client);
         let full = run!(client, "CONFIG SET maxmemory-policy noeviction maxmemory 1");

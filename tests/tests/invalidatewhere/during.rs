@@ -67,7 +67,7 @@ fn while_running(
 }
 
 #[test]
-fn entries_written_meanwhile_stay_and_all_others_are_gone() {
+fn entries_written_during_a_run_stay_and_all_others_are_gone() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let mut rng = Rng::from_env(91);
@@ -111,7 +111,7 @@ fn entries_written_meanwhile_stay_and_all_others_are_gone() {
 }
 
 #[test]
-fn entries_that_are_renamed_meanwhile_do_not_get_away() {
+fn entries_renamed_during_a_run_are_dropped() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let (count, _) = while_running(&server, &Where::all(&["all"]), &[], |worker, round| {
@@ -138,7 +138,7 @@ fn entries_that_are_renamed_meanwhile_do_not_get_away() {
 }
 
 #[test]
-fn entries_that_expire_are_deleted_or_dropped_otherwise_meanwhile_do_no_harm() {
+fn entries_removed_by_other_means_during_a_run_do_no_harm() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         call!(client, "CACHE.SET", "bystander", "v", "TAGS", 1, "other");
@@ -172,7 +172,7 @@ fn entries_that_expire_are_deleted_or_dropped_otherwise_meanwhile_do_no_harm() {
 }
 
 #[test]
-fn a_soft_run_leaves_what_was_there_stale_and_what_came_since_fresh() {
+fn a_soft_run_makes_old_entries_stale_and_keeps_new_ones_fresh() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, LONG);
         let mut written = Vec::new();
@@ -209,7 +209,7 @@ fn a_soft_run_leaves_what_was_there_stale_and_what_came_since_fresh() {
 }
 
 #[test]
-fn a_caller_that_goes_away_or_is_killed_leaves_the_server_sound() {
+fn a_caller_that_disconnects_or_is_killed_does_no_harm() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         for how in ["drop", "kill", "unblock"] {
@@ -238,7 +238,7 @@ fn a_caller_that_goes_away_or_is_killed_leaves_the_server_sound() {
 }
 
 #[test]
-fn two_runs_and_a_flush_at_the_same_time_end_well() {
+fn two_concurrent_runs_and_a_flush_end_correctly() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let (mut first, mut second) = (server.raw(), server.raw());
@@ -263,7 +263,7 @@ fn two_runs_and_a_flush_at_the_same_time_end_well() {
 }
 
 #[test]
-fn an_entry_swapped_or_reloaded_meanwhile_does_not_crash_anybody() {
+fn swapdb_or_reload_during_a_run_does_not_crash_the_server() {
     for_each_engine(|engine| {
         let (server, mut client) = filled(engine, 0);
         let mut runner = server.raw();

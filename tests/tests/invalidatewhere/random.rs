@@ -144,11 +144,11 @@ fn random(seed: u64, module_args: &[&str]) {
 }
 
 #[test]
-fn random_clauses_drop_what_the_model_says_inside_the_command() {
+fn random_clauses_match_the_model_within_the_command() {
     random(81, &[]);
 }
 
 #[test]
-fn random_clauses_drop_what_the_model_says_in_small_slices() {
+fn random_clauses_match_the_model_in_small_slices() {
     random(82, &["reclaim-budget-us", "50", "reclaim-inline", "0"]);
 }

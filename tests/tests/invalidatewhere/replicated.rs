@@ -63,7 +63,7 @@ fn pair(engine: &Engine, module_args: &[&str]) -> (Server, Server) {
 }
 
 #[test]
-fn a_replica_holds_the_same_afterwards() {
+fn a_replica_equals_its_primary_after_all_conditions() {
     for_each_engine(|engine| {
         let slow = ["reclaim-inline", "0", "reclaim-budget-us", "50"];
         for module_args in [&[][..], &slow] {
@@ -78,7 +78,7 @@ fn a_replica_holds_the_same_afterwards() {
 }
 
 #[test]
-fn writes_between_the_slices_reach_the_replica_in_their_place() {
+fn writes_between_slices_are_replicated_in_order() {
     for_each_engine(|engine| {
         let (primary, replica) = pair(engine, &["reclaim-budget-us", "50"]);
         let mut client = primary.raw();
@@ -98,7 +98,7 @@ fn writes_between_the_slices_reach_the_replica_in_their_place() {
 }
 
 #[test]
-fn an_append_only_file_leads_to_the_same() {
+fn an_append_only_file_restores_the_same_state() {
     for_each_engine(|engine| {
         let mut server = Server::builder()
             .engine(engine)

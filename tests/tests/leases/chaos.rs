@@ -46,7 +46,7 @@ fn caller_step(client: &mut RawClient, rng: &mut Rng) -> std::io::Result<()> {
 }
 
 /// Other events on the server.
-fn trouble(client: &mut RawClient, rng: &mut Rng) {
+fn other_event(client: &mut RawClient, rng: &mut Rng) {
     let key = key(rng);
     let other = format!("key{}", rng.below(KEYS));
     let tag = format!("tag{}", rng.below(3));
@@ -91,12 +91,12 @@ fn trouble(client: &mut RawClient, rng: &mut Rng) {
     };
     client.call(&command);
     if rng.one_in(6) {
-        unblock_somebody(client, rng);
+        unblock_one_client(client, rng);
     }
 }
 
 /// Ends the wait of one of the callers, or its connection.
-fn unblock_somebody(client: &mut RawClient, rng: &mut Rng) {
+fn unblock_one_client(client: &mut RawClient, rng: &mut Rng) {
     // Some servers stop on an assertion of their own when a client is unblocked that waits only for the end of a pause.
     call!(client, "CLIENT", "UNPAUSE");
     let list = call!(client, "CLIENT", "LIST", "TYPE", "NORMAL").text();
@@ -149,7 +149,7 @@ fn assert_calm(server: &Server, client: &mut RawClient) {
 }
 
 #[test]
-fn callers_that_come_and_go_amid_everything_leave_nobody_waiting_and_nothing_behind() {
+fn random_callers_leave_no_waiter_and_no_lease_behind() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let seed = Rng::from_env(95).next_u64();
@@ -177,7 +177,7 @@ fn callers_that_come_and_go_amid_everything_leave_nobody_waiting_and_nothing_beh
             // The callers also end if an assertion ends this thread.
             let _over = Over(&over);
             for _ in 0..ROUNDS {
-                trouble(&mut client, &mut rng);
+                other_event(&mut client, &mut rng);
             }
         });
         let mut client = server.raw();

@@ -5,7 +5,7 @@ use tagcache_tests::look::{info, stat};
 use tagcache_tests::{DEADLINE, call, on_both_protocols, wait_until};
 
 #[test]
-fn leases_and_waiters_are_counted_while_they_are_there() {
+fn leases_and_waiters_are_counted_while_they_exist() {
     on_both_protocols(|server, client| {
         let tokens: Vec<_> = (0..10).map(|n| lease(client, &format!("key{n}"))).collect();
         assert_eq!(stat(client, "leases"), 10);
@@ -29,7 +29,7 @@ fn leases_and_waiters_are_counted_while_they_are_there() {
 }
 
 #[test]
-fn leases_of_two_databases_are_counted_apart_and_summed_in_info() {
+fn leases_are_counted_per_database_and_summed_in_info() {
     on_both_protocols(|server, client| {
         lease(client, "key");
         call!(client, "SELECT", 3);
@@ -53,7 +53,7 @@ fn leases_of_two_databases_are_counted_apart_and_summed_in_info() {
 }
 
 #[test]
-fn refused_counts_each_set_that_a_lost_lease_kept_out_until_resetstats() {
+fn leases_refused_counts_each_set_refused_for_a_lost_lease() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
         call!(client, "CACHE.SET", "there", "v");
@@ -73,7 +73,7 @@ fn refused_counts_each_set_that_a_lost_lease_kept_out_until_resetstats() {
 }
 
 #[test]
-fn leases_that_run_out_are_counted_no_more() {
+fn leases_that_run_out_are_no_longer_counted() {
     on_both_protocols(|_, client| {
         for n in 0..200 {
             fetch_lease(client, &format!("key{n}"), 1 + n % 50);

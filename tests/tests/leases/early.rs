@@ -4,7 +4,7 @@ use tagcache_tests::fetch::{fetch, fetched, set_leased};
 use tagcache_tests::{Reply, on_both_protocols, run};
 
 #[test]
-fn one_caller_gets_the_lease_of_a_fresh_value() {
+fn early_grants_one_caller_the_lease_of_a_fresh_value() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key old EX 1000 TAGS 1 t");
         let plain = fetched(&run!(client, "CACHE.FETCH key LEASE 60000"));
@@ -23,7 +23,7 @@ fn one_caller_gets_the_lease_of_a_fresh_value() {
 }
 
 #[test]
-fn keeptags_writes_nothing_whose_tags_were_lost() {
+fn keeptags_refuses_the_write_if_the_old_tags_are_lost() {
     on_both_protocols(|_, client| {
         for lost in [
             &["CACHE.INVALIDATE t"][..],
@@ -49,7 +49,7 @@ fn keeptags_writes_nothing_whose_tags_were_lost() {
 }
 
 #[test]
-fn what_was_invalidated_meanwhile_is_not_written_early_either() {
+fn an_early_reload_is_refused_after_an_invalidation() {
     on_both_protocols(|_, client| {
         run!(client, "CACHE.SET key old TAGS 1 t");
         let early = fetched(&run!(client, "CACHE.FETCH key EARLY LEASE 60000"));

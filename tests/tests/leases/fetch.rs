@@ -7,7 +7,7 @@ use tagcache_tests::{DEADLINE, Reply, call, on_both_protocols, run, wait_until};
 use crate::WRONGTYPE;
 
 #[test]
-fn a_fresh_value_is_a_hit_with_its_time_and_tags_and_no_token() {
+fn a_fresh_value_is_a_hit_with_ttl_and_tags_without_a_token() {
     on_both_protocols(|_, client| {
         call!(
             client,
@@ -37,7 +37,7 @@ fn a_fresh_value_is_a_hit_with_its_time_and_tags_and_no_token() {
 }
 
 #[test]
-fn a_missing_key_is_a_miss_and_only_who_asks_for_the_lease_gets_it() {
+fn a_miss_grants_a_lease_only_on_request() {
     on_both_protocols(|_, client| {
         let reply = call!(client, "CACHE.FETCH", "key");
         assert_eq!(reply.items()[0].bytes(), b"MISS");
@@ -60,7 +60,7 @@ fn a_missing_key_is_a_miss_and_only_who_asks_for_the_lease_gets_it() {
 }
 
 #[test]
-fn what_was_invalidated_or_has_expired_is_a_miss() {
+fn an_invalidated_or_expired_entry_is_a_miss() {
     on_both_protocols(|_, client| {
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);
         call!(client, "CACHE.SET", "dropped", "v", "TAGS", 1, "a");
@@ -78,7 +78,7 @@ fn what_was_invalidated_or_has_expired_is_a_miss() {
 }
 
 #[test]
-fn each_key_and_each_database_has_its_own_lease_and_no_token_comes_twice() {
+fn leases_are_per_key_and_database_and_tokens_never_repeat() {
     on_both_protocols(|_, client| {
         let mut tokens = Vec::new();
         for database in [0, 1, 9] {
@@ -104,7 +104,7 @@ fn each_key_and_each_database_has_its_own_lease_and_no_token_comes_twice() {
 }
 
 #[test]
-fn a_stale_value_goes_to_everybody_and_the_lease_to_one() {
+fn all_callers_get_the_stale_value_and_one_the_lease() {
     on_both_protocols(|server, client| {
         run!(client, "CACHE.SET key old GRACE 100000 TAGS 2 b a");
         call!(client, "CACHE.REVALIDATE", "a");
@@ -126,7 +126,7 @@ fn a_stale_value_goes_to_everybody_and_the_lease_to_one() {
 }
 
 #[test]
-fn a_lease_runs_out_by_itself_and_the_next_caller_gets_its_own() {
+fn after_a_lease_runs_out_the_next_caller_gets_a_new_one() {
     on_both_protocols(|_, client| {
         let first = fetch_lease(client, "key", 1).token;
         assert!(first > 0);
@@ -162,7 +162,7 @@ fn no_lease_lasts_longer_than_the_setting_allows() {
 }
 
 #[test]
-fn a_hit_counts_a_hit_a_stale_value_a_stale_hit_and_a_miss_a_miss() {
+fn fetch_counts_hits_stale_hits_and_misses() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "fresh", "v");
         run!(client, "CACHE.SET stale v GRACE 100000 TAGS 1 a");
@@ -194,7 +194,7 @@ fn fetch_of_another_type_is_refused_and_grants_nothing() {
 }
 
 #[test]
-fn release_answers_1_once_for_the_lease_that_is_held_and_0_for_all_else() {
+fn release_returns_1_once_for_a_held_lease_and_0_otherwise() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
         for (key, token) in [
@@ -220,7 +220,7 @@ fn release_answers_1_once_for_the_lease_that_is_held_and_0_for_all_else() {
 }
 
 #[test]
-fn a_lease_that_ran_out_or_was_used_is_held_no_longer() {
+fn release_returns_0_for_an_ended_lease() {
     on_both_protocols(|_, client| {
         let used = lease(client, "used");
         assert!(set_leased(client, "used", "v", used, &[]));

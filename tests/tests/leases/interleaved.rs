@@ -309,7 +309,7 @@ const CHANGES: [Step; 6] = [
 ];
 
 #[test]
-fn two_loaders_and_two_changes_in_every_order_never_leave_an_old_value() {
+fn two_loaders_and_two_changes_leave_no_old_value_in_any_order() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let first = [Step::Fetch(0), Step::Set(0)];
@@ -324,7 +324,7 @@ fn two_loaders_and_two_changes_in_every_order_never_leave_an_old_value() {
 }
 
 #[test]
-fn a_loader_that_gives_up_and_one_that_loads_in_every_order() {
+fn releasing_and_writing_loaders_match_the_model_in_any_order() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let gives_up = [Step::Fetch(0), Step::Release(0)];
@@ -340,7 +340,7 @@ fn a_loader_that_gives_up_and_one_that_loads_in_every_order() {
 }
 
 #[test]
-fn loaders_that_try_twice_in_every_order() {
+fn a_loader_that_loads_twice_matches_the_model_in_any_order() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let twice = [Step::Fetch(0), Step::Set(0), Step::Fetch(0), Step::Set(0)];
@@ -352,7 +352,7 @@ fn loaders_that_try_twice_in_every_order() {
 }
 
 #[test]
-fn a_value_set_directly_under_a_lease_is_what_everybody_reads() {
+fn a_value_set_under_a_lease_is_visible_to_readers() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

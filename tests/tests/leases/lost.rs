@@ -15,9 +15,9 @@ fn with_lease(meanwhile: &[Meanwhile], test: impl Fn(&Server, &mut RawClient, i6
             call!(client, "FLUSHALL");
             call!(client, "CACHE.SET", "other", "v", "TAGS", 1, "unrelated");
             let token = lease(client, "key");
-            let mut somebody = server.raw();
+            let mut other = server.raw();
             for command in *commands {
-                let reply = somebody.call(command);
+                let reply = other.call(command);
                 assert!(!reply.is_error(), "{name}: {reply:?}");
             }
             test(server, client, token, name);
@@ -26,7 +26,7 @@ fn with_lease(meanwhile: &[Meanwhile], test: impl Fn(&Server, &mut RawClient, i6
 }
 
 #[test]
-fn a_value_read_before_an_invalidation_is_never_written_after_it() {
+fn a_value_loaded_before_an_invalidation_is_never_cached() {
     with_lease(
         &[
             ("a given tag was invalidated", &[&["CACHE.INVALIDATE", "a"]]),
@@ -109,7 +109,7 @@ fn a_value_read_before_an_invalidation_is_never_written_after_it() {
 }
 
 #[test]
-fn what_does_not_concern_the_value_costs_no_lease() {
+fn unrelated_changes_do_not_void_a_lease() {
     with_lease(
         &[
             ("nothing happened", &[]),
@@ -170,7 +170,7 @@ fn what_does_not_concern_the_value_costs_no_lease() {
 }
 
 #[test]
-fn an_invalidation_before_the_lease_was_granted_is_no_reason_to_refuse() {
+fn an_invalidation_before_the_grant_does_not_void_the_lease() {
     on_both_protocols(|_, client| {
         for before in [
             &["CACHE.INVALIDATE", "a"][..],
@@ -190,7 +190,7 @@ fn an_invalidation_before_the_lease_was_granted_is_no_reason_to_refuse() {
 }
 
 #[test]
-fn a_lease_that_ran_out_but_was_not_superseded_is_still_good() {
+fn a_lease_that_ran_out_is_valid_until_it_is_superseded() {
     on_both_protocols(|_, client| {
         let token = fetch_lease(client, "key", 1).token;
         wait_until("the lease runs out", DEADLINE, || {
@@ -203,7 +203,7 @@ fn a_lease_that_ran_out_but_was_not_superseded_is_still_good() {
 }
 
 #[test]
-fn a_lease_that_ran_out_is_refused_all_the_same_after_an_invalidation() {
+fn an_invalidation_voids_a_lease_that_ran_out() {
     on_both_protocols(|_, client| {
         for meanwhile in [
             &["CACHE.INVALIDATE", "a"][..],
@@ -234,7 +234,7 @@ fn a_lease_that_ran_out_is_refused_all_the_same_after_an_invalidation() {
 }
 
 #[test]
-fn a_lease_that_was_superseded_is_lost_for_good() {
+fn a_superseded_lease_is_never_valid_again() {
     on_both_protocols(|_, client| {
         let first = fetch_lease(client, "key", 1).token;
         let mut second = 0;
@@ -256,7 +256,7 @@ fn a_lease_that_was_superseded_is_lost_for_good() {
 }
 
 #[test]
-fn a_token_that_was_never_granted_for_this_key_here_is_refused() {
+fn a_token_not_granted_for_this_key_and_database_is_refused() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
         for wrong in [1, token - 1, token + 1, i64::MAX] {
@@ -279,7 +279,7 @@ fn a_token_that_was_never_granted_for_this_key_here_is_refused() {
 }
 
 #[test]
-fn zero_and_negative_tokens_are_no_tokens() {
+fn zero_and_negative_tokens_are_invalid() {
     on_both_protocols(|server, client| {
         lease(client, "key");
         let before = Snapshot::take(server, &[0], &[]);
@@ -331,7 +331,7 @@ fn a_refused_set_keeps_the_stale_value_and_its_times() {
 }
 
 #[test]
-fn conditions_are_checked_beside_the_lease() {
+fn nx_and_xx_are_checked_together_with_the_lease() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
         let nx = run!(client, "CACHE.SET key v LEASE {token} NX PX 100000");
@@ -390,7 +390,7 @@ fn a_set_refused_by_nx_ends_the_lease() {
 }
 
 #[test]
-fn a_set_without_a_lease_is_never_refused_for_somebody_elses() {
+fn a_set_without_a_lease_ignores_leases_of_other_clients() {
     on_both_protocols(|_, client| {
         lease(client, "key");
         call!(client, "CACHE.INVALIDATE", "a");
@@ -404,7 +404,7 @@ fn a_set_without_a_lease_is_never_refused_for_somebody_elses() {
 }
 
 #[test]
-fn a_token_does_not_outlive_its_server() {
+fn a_token_is_refused_after_a_restart() {
     on_both_protocols(|_, client| {
         call!(client, "CACHE.SET", "entry", "v");
         let token = lease(client, "key");

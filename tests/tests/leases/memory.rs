@@ -29,7 +29,7 @@ fn start(client: &mut RawClient) -> i64 {
 }
 
 #[test]
-fn short_waits_beside_a_long_one_leave_nothing_behind() {
+fn short_waits_beside_a_long_wait_leave_no_memory() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut client, mut other) = (server.raw(), server.raw());
@@ -53,7 +53,7 @@ fn short_waits_beside_a_long_one_leave_nothing_behind() {
 }
 
 #[test]
-fn two_hundred_thousand_leases_run_out_and_their_memory_comes_back() {
+fn the_memory_of_200_000_leases_is_freed_when_they_run_out() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -87,7 +87,7 @@ fn two_hundred_thousand_leases_run_out_and_their_memory_comes_back() {
 }
 
 #[test]
-fn leases_that_are_used_released_or_deleted_leave_nothing() {
+fn used_released_and_deleted_leases_leave_no_memory() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -122,7 +122,7 @@ fn leases_that_are_used_released_or_deleted_leave_nothing() {
 }
 
 #[test]
-fn marks_of_invalidated_tags_do_not_grow_without_end() {
+fn the_marks_of_invalidated_tags_are_bounded() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -147,7 +147,7 @@ fn marks_of_invalidated_tags_do_not_grow_without_end() {
 }
 
 #[test]
-fn a_value_read_before_an_invalidation_beyond_what_is_remembered_is_refused() {
+fn a_forgotten_invalidation_still_voids_earlier_leases() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -133,7 +133,7 @@ fn a_native_write_over_a_gone_entry_wakes_the_waiters() {
 }
 
 #[test]
-fn keys_that_nobody_awaits_wake_nobody() {
+fn writes_to_other_keys_wake_no_waiter() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiter = Waiter::start(server, "key", 600_000);

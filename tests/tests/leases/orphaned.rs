@@ -67,7 +67,7 @@ fn thousands_of_leases_of_one_connection_run_out_in_slices() {
 }
 
 #[test]
-fn leases_of_connections_that_stay_go_on() {
+fn leases_of_open_connections_stay_valid() {
     on_both_protocols(|server, client| {
         orphan_ms(client, 0);
         let token = lease(client, "key");
@@ -83,7 +83,7 @@ fn leases_of_connections_that_stay_go_on() {
 }
 
 #[test]
-fn a_value_may_be_written_after_its_connection_closed() {
+fn a_lease_may_be_used_after_its_connection_closed() {
     on_both_protocols(|server, client| {
         orphan_ms(client, 0);
         let mut other = server.raw();
@@ -96,7 +96,7 @@ fn a_value_may_be_written_after_its_connection_closed() {
 }
 
 #[test]
-fn a_lease_asked_again_belongs_to_the_connection_that_asked_last() {
+fn a_lease_belongs_to_the_connection_of_the_last_request() {
     on_both_protocols(|server, client| {
         orphan_ms(client, 0);
         let ask = |client: &mut RawClient| {
@@ -123,7 +123,7 @@ fn a_lease_asked_again_belongs_to_the_connection_that_asked_last() {
 }
 
 #[test]
-fn a_waiter_that_was_given_the_lease_and_closes_lets_go_of_it() {
+fn a_waiter_that_got_the_lease_and_closes_passes_it_on() {
     on_both_protocols(|server, client| {
         orphan_ms(client, 50);
         let token = lease(client, "key");

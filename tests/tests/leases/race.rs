@@ -147,7 +147,7 @@ fn read(client: &mut RawClient, database: &Database, rng: &mut Rng) -> usize {
 }
 
 #[test]
-fn no_reader_ever_sees_what_an_invalidation_ended_before_its_read_began() {
+fn no_reader_gets_a_value_invalidated_before_its_read() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let database = Database::default();

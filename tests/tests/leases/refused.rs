@@ -14,10 +14,10 @@ fn refused(lines: &[(&str, &str)]) {
         for (line, error) in lines {
             let words: Vec<&str> = line.split(' ').collect();
             let reply = client.call(&words);
-            let said = reply
+            let message = reply
                 .error()
                 .unwrap_or_else(|| panic!("{line} answers {reply:?}"));
-            assert!(said.starts_with(error), "{line}: {said}");
+            assert!(message.starts_with(error), "{line}: {message}");
             let after = Snapshot::take(server, &[0], &[b"a", b"x"]);
             assert_eq!(after, before, "{line}");
         }
@@ -25,7 +25,7 @@ fn refused(lines: &[(&str, &str)]) {
 }
 
 #[test]
-fn wrong_words_of_fetch() {
+fn fetch_refuses_invalid_arguments() {
     let arity = "ERR wrong number of arguments for 'cache.fetch' command";
     refused(&[
         ("CACHE.FETCH", arity),
@@ -52,7 +52,7 @@ fn wrong_words_of_fetch() {
 }
 
 #[test]
-fn wrong_words_of_release() {
+fn release_refuses_invalid_arguments() {
     let arity = "ERR wrong number of arguments for 'cache.release' command";
     refused(&[
         ("CACHE.RELEASE", arity),
@@ -65,7 +65,7 @@ fn wrong_words_of_release() {
 }
 
 #[test]
-fn wrong_words_of_set_under_a_lease() {
+fn set_under_a_lease_refuses_invalid_arguments() {
     refused(&[
         ("CACHE.SET absent x LEASE", SYNTAX),
         ("CACHE.SET absent x LEASE 5 LEASE 5", SYNTAX),
@@ -81,7 +81,7 @@ fn wrong_words_of_set_under_a_lease() {
 }
 
 #[test]
-fn a_refused_command_leaves_the_lease_where_it_was() {
+fn a_refused_command_does_not_change_the_lease() {
     on_both_protocols(|_, client| {
         let token = lease(client, "key");
         for wrong in [
@@ -101,7 +101,7 @@ fn a_refused_command_leaves_the_lease_where_it_was() {
 }
 
 #[test]
-fn fetch_and_set_take_their_options_in_any_order_and_case() {
+fn fetch_and_set_accept_options_in_any_order_and_case() {
     on_both_protocols(|_, client| {
         let reply = call!(client, "cache.fetch", "key", "wait", 5, "Lease", 60_000);
         let token = tagcache_tests::fetch::fetched(&reply).token;

@@ -8,14 +8,14 @@ use tagcache_tests::{
     DEADLINE, Reply, Server, call, for_all_engines, for_each_engine, run, wait_until,
 };
 
-fn says_lease(command: &[String]) -> bool {
+fn names_lease(command: &[String]) -> bool {
     command
         .iter()
         .any(|word| word.eq_ignore_ascii_case("LEASE"))
 }
 
 #[test]
-fn a_replica_grants_no_lease_and_lets_nobody_wait() {
+fn on_a_replica_fetch_grants_no_lease_and_does_not_wait() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut client, mut reader) = (primary.raw(), replica.raw());
@@ -52,7 +52,7 @@ fn a_replica_grants_no_lease_and_lets_nobody_wait() {
 }
 
 #[test]
-fn a_set_under_a_lease_is_replicated_as_a_plain_set_and_a_refused_one_not_at_all() {
+fn a_leased_set_replicates_as_a_plain_set_if_it_is_not_refused() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -77,13 +77,13 @@ fn a_set_under_a_lease_is_replicated_as_a_plain_set_and_a_refused_one_not_at_all
         assert_eq!(seen[1][..3], ["cache.set", "key", "new"]);
         assert!(seen[1].ends_with(&["TAGS", "1", "b"].map(str::to_owned)));
         assert_eq!(seen[2][..3], ["cache.set", "third", "v"]);
-        assert!(seen.iter().all(|command| !says_lease(command)), "{seen:?}");
+        assert!(seen.iter().all(|command| !names_lease(command)), "{seen:?}");
         assert_eq!(seen.len(), 3, "{seen:?}");
     });
 }
 
 #[test]
-fn a_set_that_a_lease_refused_on_the_primary_is_nowhere() {
+fn a_set_refused_for_its_lease_is_on_no_node() {
     for_each_engine(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();
@@ -130,7 +130,7 @@ fn a_token_of_the_old_primary_is_refused_by_the_new_one() {
 }
 
 #[test]
-fn a_primary_that_becomes_a_replica_lets_its_waiters_go_and_forgets_its_leases() {
+fn a_demoted_primary_releases_waiters_and_forgets_leases() {
     for_all_engines(|engine| {
         let (primary, other) = (
             Server::builder().engine(engine).start(),
@@ -162,7 +162,7 @@ fn a_primary_that_becomes_a_replica_lets_its_waiters_go_and_forgets_its_leases()
 }
 
 #[test]
-fn leases_are_in_no_append_only_file() {
+fn leases_are_not_written_to_the_append_only_file() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -183,6 +183,6 @@ fn leases_are_in_no_append_only_file() {
         let seen: Vec<_> = commands.iter().map(words).collect();
         let names: Vec<_> = seen.iter().map(|command| command[0].as_str()).collect();
         assert_eq!(names, ["cache.set", "cache.invalidate"], "{seen:?}");
-        assert!(!says_lease(&seen[0]), "{seen:?}");
+        assert!(!names_lease(&seen[0]), "{seen:?}");
     });
 }

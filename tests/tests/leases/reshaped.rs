@@ -15,7 +15,7 @@ fn waiting(server: &Server, client: &mut RawClient) -> (i64, Waiter) {
 }
 
 #[test]
-fn del_cancels_the_lease_and_hands_it_to_a_waiter() {
+fn del_ends_the_lease_and_a_waiter_gets_the_next_one() {
     on_both_protocols(|server, client| {
         for del in [
             &["CACHE.DEL", "key"][..],
@@ -39,7 +39,7 @@ fn del_cancels_the_lease_and_hands_it_to_a_waiter() {
 }
 
 #[test]
-fn flush_takes_the_lease_from_its_holder_and_leaves_no_waiter_behind() {
+fn flush_ends_the_lease_and_leaves_no_client_waiting() {
     on_both_protocols(|server, client| {
         let (token, mut waiter) = waiting(server, client);
         call!(client, "CACHE.FLUSH");
@@ -54,7 +54,7 @@ fn flush_takes_the_lease_from_its_holder_and_leaves_no_waiter_behind() {
 }
 
 #[test]
-fn an_entry_that_comes_by_another_way_serves_the_waiters() {
+fn rename_copy_restore_and_move_serve_the_waiters() {
     on_both_protocols(|server, client| {
         for way in ["RENAME", "RENAMENX", "COPY", "RESTORE", "MOVE"] {
             let (_, mut waiter) = waiting(server, client);
@@ -72,7 +72,7 @@ fn an_entry_that_comes_by_another_way_serves_the_waiters() {
 }
 
 #[test]
-fn swapdb_brings_the_entry_of_the_other_database_to_the_waiters() {
+fn after_swapdb_waiters_get_the_entry_of_the_other_database() {
     on_both_protocols(|server, client| {
         let (token, mut waiter) = waiting(server, client);
         let mut idle = Waiter::start(server, "key", 300);
@@ -96,7 +96,7 @@ fn swapdb_brings_the_entry_of_the_other_database_to_the_waiters() {
 }
 
 #[test]
-fn native_flushes_leave_no_waiter_behind_and_no_old_token_valid() {
+fn native_flushes_end_waits_and_void_old_tokens() {
     on_both_protocols(|server, client| {
         for flush in [
             &["FLUSHALL"][..],
@@ -126,7 +126,7 @@ fn native_flushes_leave_no_waiter_behind_and_no_old_token_valid() {
 }
 
 #[test]
-fn a_reload_in_place_leaves_waiters_and_server_alive() {
+fn waiters_are_served_after_a_reload_in_place() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -13,7 +13,7 @@ use tagcache_tests::{
 const CALLERS: usize = 500;
 
 #[test]
-fn of_five_hundred_callers_one_gets_a_lease_and_all_others_the_value() {
+fn of_500_callers_one_gets_the_lease_and_the_others_the_value() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -53,7 +53,7 @@ fn of_five_hundred_callers_one_gets_a_lease_and_all_others_the_value() {
 }
 
 #[test]
-fn loaders_that_give_up_hand_over_one_after_the_other() {
+fn each_release_passes_the_lease_to_the_next_waiter() {
     on_both_protocols(|server, client| {
         const WAITING: usize = 40;
         let mut token = lease(client, "key");
@@ -87,7 +87,7 @@ fn loaders_that_give_up_hand_over_one_after_the_other() {
 }
 
 #[test]
-fn waiters_for_many_keys_get_each_its_own() {
+fn waiters_for_many_keys_get_the_value_of_their_key() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -119,7 +119,7 @@ fn waiters_for_many_keys_get_each_its_own() {
 }
 
 #[test]
-fn a_stampede_on_a_stale_key_waits_for_nobody() {
+fn callers_of_a_stale_key_do_not_wait() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -21,7 +21,7 @@ fn granted(client: &mut RawClient, key: &str, token: i64) {
 }
 
 #[test]
-fn a_granted_lease_gets_the_token_that_was_chosen() {
+fn a_lease_is_granted_under_the_chosen_token() {
     on_both_protocols(|_, client| {
         for (key, token) in [("a", 1), ("b", 12_345), ("c", LARGEST)] {
             granted(client, key, token);
@@ -49,7 +49,7 @@ fn a_granted_lease_gets_the_token_that_was_chosen() {
 }
 
 #[test]
-fn asking_again_with_the_held_token_is_granted_and_renews() {
+fn a_repeated_request_with_the_held_token_renews_the_lease() {
     on_both_protocols(|server, client| {
         assert_eq!(fetch_token(client, "key", 1, 7).token, 7);
         // Run out or not, the lease belongs to the caller; from now on for a minute.
@@ -69,7 +69,7 @@ fn asking_again_with_the_held_token_is_granted_and_renews() {
 /// A caller that renews has been loading since its lease was granted: a new lease would not know what was invalidated
 /// meanwhile.
 #[test]
-fn a_renewal_grants_no_lease() {
+fn a_renewal_grants_no_new_lease() {
     on_both_protocols(|server, client| {
         let renew = |client: &mut RawClient, token: i64| {
             fetched(&call!(
@@ -109,7 +109,7 @@ fn a_renewal_grants_no_lease() {
 }
 
 #[test]
-fn a_caller_whose_answer_was_lost_can_give_back_what_it_got() {
+fn a_caller_that_lost_its_reply_can_release_the_lease() {
     on_both_protocols(|server, client| {
         let mut lost = server.raw();
         send!(lost, "CACHE.FETCH", "key", "LEASE", 60_000, "TOKEN", 42);
@@ -149,7 +149,7 @@ fn a_renewed_lease_keeps_the_clock_of_its_first_grant() {
 }
 
 #[test]
-fn a_token_is_not_granted_again_once_others_ended_its_lease() {
+fn a_token_is_not_granted_again_after_others_ended_its_lease() {
     on_both_protocols(|_, client| {
         for (n, end) in [
             &["CACHE.DEL", "key"][..],
@@ -193,7 +193,7 @@ fn a_token_is_not_granted_again_once_others_ended_its_lease() {
 }
 
 #[test]
-fn who_has_ended_its_lease_may_choose_its_token_again() {
+fn a_caller_may_reuse_its_token_after_ending_its_lease() {
     on_both_protocols(|_, client| {
         for token in [5, i64::MAX] {
             for _ in 0..3 {
@@ -214,7 +214,7 @@ fn who_has_ended_its_lease_may_choose_its_token_again() {
 }
 
 #[test]
-fn a_waiter_inherits_the_lease_under_its_own_token() {
+fn a_waiter_gets_the_lease_under_its_own_token() {
     on_both_protocols(|server, client| {
         let held = lease(client, "key");
         let wait = |token: i64| {

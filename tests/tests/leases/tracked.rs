@@ -83,7 +83,7 @@ fn reads_on_behalf(engine: &Engine) -> bool {
 }
 
 #[test]
-fn what_a_waiter_was_answered_is_invalidated_when_it_changes() {
+fn tracking_invalidates_a_value_served_to_a_waiter() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -111,7 +111,7 @@ fn what_a_waiter_was_answered_is_invalidated_when_it_changes() {
 }
 
 #[test]
-fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
+fn a_miss_at_the_end_of_a_wait_is_tracked() {
     for_all_engines(|engine| {
         if !reads_on_behalf(engine) {
             return; // As the reference explains.
@@ -164,7 +164,7 @@ fn a_miss_at_the_end_of_a_wait_is_tracked_as_well() {
 }
 
 #[test]
-fn an_answer_is_invalidated_only_when_it_changes() {
+fn a_served_value_is_not_invalidated_before_it_changes() {
     for_all_engines(|engine| {
         if !reads_on_behalf(engine) {
             return; // There, the invalidation that the write caused follows the reply.

@@ -62,7 +62,7 @@ fn a_waiter_that_is_killed_is_forgotten() {
 }
 
 #[test]
-fn client_unblock_ends_a_wait_as_its_time_out_would() {
+fn client_unblock_ends_a_wait_like_its_timeout() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let (waiting, id) = with_id(server);
@@ -78,7 +78,7 @@ fn client_unblock_ends_a_wait_as_its_time_out_would() {
 }
 
 #[test]
-fn client_unblock_with_an_error_ends_a_wait_with_it() {
+fn client_unblock_error_ends_a_wait_with_an_error() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let (waiting, id) = with_id(server);
@@ -98,7 +98,7 @@ fn client_unblock_with_an_error_ends_a_wait_with_it() {
 }
 
 #[test]
-fn waiters_are_served_after_a_pause_of_writes_and_of_everything() {
+fn waiters_are_served_after_a_pause_of_writes_or_all_commands() {
     on_both_protocols(|server, client| {
         for mode in ["WRITE", "ALL"] {
             let token = lease(client, "key");
@@ -115,7 +115,7 @@ fn waiters_are_served_after_a_pause_of_writes_and_of_everything() {
 }
 
 #[test]
-fn a_time_out_and_a_lease_that_runs_out_during_a_pause_are_made_up_for() {
+fn timeouts_and_lease_ends_during_a_pause_take_effect_after_it() {
     on_both_protocols(|server, client| {
         for mode in ["WRITE", "ALL"] {
             let token = lease(client, "key");
@@ -149,7 +149,7 @@ fn a_time_out_and_a_lease_that_runs_out_during_a_pause_are_made_up_for() {
 }
 
 #[test]
-fn hundreds_of_waiters_that_come_and_go_leave_nothing_behind() {
+fn hundreds_of_disconnected_waiters_leave_nothing_behind() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         for _ in 0..5 {
@@ -190,7 +190,7 @@ fn a_server_with_waiters_shuts_down_and_starts_again() {
 }
 
 #[test]
-fn a_user_that_is_deleted_while_it_waits_is_forgotten() {
+fn a_waiter_whose_user_is_deleted_is_forgotten() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let rules = ["ACL", "SETUSER", "user", "on", "nopass", "allkeys", "+@all"];
@@ -208,7 +208,7 @@ fn a_user_that_is_deleted_while_it_waits_is_forgotten() {
 }
 
 #[test]
-fn a_user_that_loses_its_rights_while_it_waits_gets_nothing() {
+fn a_waiter_whose_user_loses_its_rights_gets_no_value() {
     on_both_protocols(|server, client| {
         for lost in ["resetkeys", "-cache.fetch"] {
             let token = lease(client, "key");

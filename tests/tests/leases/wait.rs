@@ -35,7 +35,7 @@ fn a_waiter_gets_the_value_as_soon_as_it_is_set() {
 }
 
 #[test]
-fn a_set_without_the_lease_wakes_waiters_as_well() {
+fn a_set_without_the_lease_also_wakes_the_waiters() {
     on_both_protocols(|server, client| {
         for set in [
             &["CACHE.SET", "key", "v"][..],
@@ -64,7 +64,7 @@ fn a_set_without_the_lease_wakes_waiters_as_well() {
 }
 
 #[test]
-fn a_release_hands_the_lease_to_one_waiter_and_leaves_the_others_waiting() {
+fn a_release_passes_the_lease_to_one_waiter_only() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut first = Waiter::start(server, "key", 600_000);
@@ -87,7 +87,7 @@ fn a_release_hands_the_lease_to_one_waiter_and_leaves_the_others_waiting() {
 }
 
 #[test]
-fn a_holder_that_dies_hands_over_when_its_lease_runs_out() {
+fn a_dead_holders_lease_passes_on_when_it_runs_out() {
     on_both_protocols(|server, client| {
         let mut holder = server.raw();
         let token = lease(&mut holder, "key");
@@ -105,7 +105,7 @@ fn a_holder_that_dies_hands_over_when_its_lease_runs_out() {
 }
 
 #[test]
-fn a_chain_of_holders_that_never_answer_hands_over_again_and_again() {
+fn unused_leases_pass_from_waiter_to_waiter() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiting: Vec<_> = (0..5)
@@ -130,7 +130,7 @@ fn a_chain_of_holders_that_never_answer_hands_over_again_and_again() {
 }
 
 #[test]
-fn a_time_out_is_a_miss_without_a_token_and_the_holder_keeps_the_lease() {
+fn a_timed_out_wait_is_a_miss_and_the_holder_keeps_the_lease() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiter = server.raw();
@@ -144,7 +144,7 @@ fn a_time_out_is_a_miss_without_a_token_and_the_holder_keeps_the_lease() {
 }
 
 #[test]
-fn nobody_waits_where_there_is_nothing_to_wait_for() {
+fn fetch_does_not_wait_if_no_other_caller_loads() {
     on_both_protocols(|server, client| {
         // No caller loads it: with LEASE this caller loads, and without it nothing would ever end the wait.
         let free = fetched(&call!(client, "CACHE.FETCH", "free", "WAIT", 600_000));
@@ -159,7 +159,7 @@ fn nobody_waits_where_there_is_nothing_to_wait_for() {
 }
 
 #[test]
-fn a_waiter_that_asks_for_no_lease_never_gets_one() {
+fn a_waiter_without_the_lease_option_never_gets_a_lease() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let wait = |ms: i32| {
@@ -190,7 +190,7 @@ fn a_waiter_that_asks_for_no_lease_never_gets_one() {
 }
 
 #[test]
-fn a_set_that_was_refused_wakes_nobody_with_a_value() {
+fn a_refused_set_passes_the_lease_to_a_waiter() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiter = Waiter::start(server, "key", 600_000);
@@ -245,7 +245,7 @@ fn a_transaction_and_a_script_may_take_the_lease() {
 }
 
 #[test]
-fn what_a_waiter_sent_behind_its_fetch_runs_after_it() {
+fn commands_pipelined_after_a_waiting_fetch_run_after_it() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut other = server.raw();
@@ -269,7 +269,7 @@ fn what_a_waiter_sent_behind_its_fetch_runs_after_it() {
 }
 
 #[test]
-fn a_value_that_is_gone_again_before_a_waiter_is_served_is_not_served() {
+fn a_waiter_gets_a_reply_if_the_value_is_dropped_at_once() {
     on_both_protocols(|server, client| {
         let token = lease(client, "key");
         let mut waiter = Waiter::start(server, "key", 600_000);

@@ -77,7 +77,7 @@ fn lineage(client: &mut RawClient) -> u64 {
 }
 
 #[test]
-fn each_kind_has_its_message_byte_for_byte() {
+fn each_kind_of_message_has_the_documented_bytes() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut subscriber = subscribed(&server);
@@ -136,7 +136,7 @@ fn each_kind_has_its_message_byte_for_byte() {
 }
 
 #[test]
-fn it_carries_the_clock_after_it_and_every_tag_given() {
+fn a_message_carries_the_new_clock_and_all_tags() {
     on_both_protocols(|server, client| {
         let mut subscriber = subscribed(server);
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
@@ -182,7 +182,7 @@ fn transactions_and_scripts_publish_as_they_execute() {
 }
 
 #[test]
-fn nothing_else_is_told_there() {
+fn other_commands_publish_no_message() {
     on_both_protocols(|server, client| {
         let mut subscriber = subscribed(server);
         for command in [
@@ -207,23 +207,23 @@ fn nothing_else_is_told_there() {
 }
 
 #[test]
-fn swapped_databases_are_told_to_drop_everything() {
+fn swapdb_publishes_a_flush_of_both_databases() {
     on_both_protocols(|server, client| {
         let mut subscriber = subscribed(server);
         call!(client, "SELECT", 2);
         call!(client, "CACHE.INVALIDATE", "a");
         next(&mut subscriber);
         assert_eq!(call!(client, "SWAPDB", 2, 5), Reply::ok());
-        let mut told: Vec<_> = (0..2).map(|_| next(&mut subscriber)).collect();
-        told.sort_by_key(|message| message.database);
+        let mut published: Vec<_> = (0..2).map(|_| next(&mut subscriber)).collect();
+        published.sort_by_key(|message| message.database);
         // Each with its present clock.
-        assert_eq!(told[0], expected(2, b'F', 0, &[]));
-        assert_eq!(told[1], expected(5, b'F', 1, &[]));
+        assert_eq!(published[0], expected(2, b'F', 0, &[]));
+        assert_eq!(published[1], expected(5, b'F', 1, &[]));
     });
 }
 
 #[test]
-fn a_message_follows_the_invalidation_that_it_tells_of() {
+fn a_message_is_published_after_its_invalidation_takes_effect() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut reader, mut writer) = (subscribed(&server), server.raw());
@@ -239,7 +239,7 @@ fn a_message_follows_the_invalidation_that_it_tells_of() {
 }
 
 #[test]
-fn replicas_tell_their_own_subscribers() {
+fn replicas_notify_their_own_subscribers() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (subscribed(&primary), subscribed(&replica));
@@ -262,7 +262,7 @@ fn replicas_tell_their_own_subscribers() {
 }
 
 #[test]
-fn what_is_loaded_is_not_told_again() {
+fn loading_a_log_publishes_no_messages() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -281,7 +281,7 @@ fn what_is_loaded_is_not_told_again() {
 }
 
 #[test]
-fn who_may_invalidate_needs_no_permission_for_the_channel() {
+fn invalidating_needs_no_permission_for_the_channel() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();
@@ -380,7 +380,7 @@ fn wait_connected(nodes: &[Server]) {
 }
 
 #[test]
-fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
+fn in_a_cluster_only_the_executing_primary_publishes() {
     for_all_engines(|engine| {
         let nodes = cluster(engine);
         wait_connected(&nodes);
@@ -395,7 +395,7 @@ fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
         for node in &nodes {
             call!(node.raw(), "PUBLISH", "__cache@0__:invalidate", "end");
         }
-        let heard = subscribers.iter_mut().map(|subscriber| {
+        let received = subscribers.iter_mut().map(|subscriber| {
             let (mut seen, mut ends) = (Vec::new(), 0);
             while ends < nodes.len() {
                 let (_, payload) = message(subscriber);
@@ -408,11 +408,11 @@ fn in_a_cluster_only_the_primary_that_executed_it_publishes() {
             assert_eq!(seen.len(), 2, "one for each of the two commands");
             seen
         });
-        let heard: Vec<_> = heard.collect();
+        let received: Vec<_> = received.collect();
         let primaries = nodes[..2].iter();
         let mut lineages: Vec<_> = primaries.map(|node| lineage(&mut node.raw())).collect();
         lineages.sort_unstable();
-        for seen in heard {
+        for seen in received {
             let node = |payload: &Vec<u8>| payload[2..10].try_into().expect("a node");
             let mut seen: Vec<_> = seen.iter().map(node).map(u64::from_be_bytes).collect();
             seen.sort_unstable();

@@ -34,7 +34,7 @@ fn with_events(test: impl Fn(&mut RawClient, &mut RawClient)) {
 }
 
 #[test]
-fn each_write_of_a_key_is_told_once_by_its_name() {
+fn each_write_sends_one_event_named_after_its_command() {
     with_events(|subscriber, client| {
         for (command, event) in [
             (
@@ -64,7 +64,7 @@ fn each_write_of_a_key_is_told_once_by_its_name() {
 }
 
 #[test]
-fn what_changed_nothing_is_not_told() {
+fn commands_without_effect_send_no_event() {
     with_events(|subscriber, client| {
         call!(client, "CACHE.SET", "key", "v", "TAGS", 1, "a");
         let token = lease(client, "missing");
@@ -94,7 +94,7 @@ fn what_changed_nothing_is_not_told() {
 }
 
 #[test]
-fn they_are_of_the_class_of_modules() {
+fn events_are_in_the_notification_class_of_modules() {
     on_both_protocols(|server, client| {
         call!(client, "CONFIG", "SET", "notify-keyspace-events", "Ed");
         let mut subscriber = server.raw().resp3();
@@ -109,7 +109,7 @@ fn they_are_of_the_class_of_modules() {
 }
 
 #[test]
-fn each_dropped_key_gives_one_event_when_it_leaves() {
+fn each_dropped_key_sends_one_event_when_it_is_reclaimed() {
     with_events(|subscriber, client| {
         // As many entries as are freed inside the command, and more.
         for count in [3, 1_000] {

@@ -53,7 +53,7 @@ fn wait_for_clocks(client: &mut RawClient) {
 }
 
 #[test]
-fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
+fn an_invalidation_during_a_migration_reaches_later_arrivals() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -99,7 +99,7 @@ fn an_invalidation_during_a_migration_reaches_what_arrives_later() {
 
 /// Slots often move to a new node, which the invalidating clients do not know yet.
 #[test]
-fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_later() {
+fn an_invalidation_of_the_source_holds_for_all_migrated_entries() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -139,7 +139,7 @@ fn what_the_source_alone_is_told_holds_for_what_has_arrived_and_what_arrives_lat
 /// Otherwise an entry that is written later under the same tag would count as older when the log is loaded, or the
 /// replica promoted.
 #[test]
-fn what_is_invalidated_meanwhile_has_one_time_at_the_source_its_replica_and_its_log() {
+fn an_invalidation_has_one_time_on_source_replica_and_log() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -178,7 +178,7 @@ fn what_is_invalidated_meanwhile_has_one_time_at_the_source_its_replica_and_its_
 }
 
 #[test]
-fn a_flush_of_the_source_is_one_of_the_target() {
+fn a_flush_on_the_source_also_flushes_the_target() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -217,7 +217,7 @@ fn during_migration(nodes: &Nodes, slots: (u16, u16), body: impl FnOnce()) {
 }
 
 #[test]
-fn what_the_index_lost_meanwhile_is_gone_when_the_slots_have_moved() {
+fn entries_lost_by_the_index_are_gone_after_the_migration() {
     let Some(module) = tagcache_tests::panic_module_path() else {
         return;
     };
@@ -253,7 +253,7 @@ fn what_the_index_lost_meanwhile_is_gone_when_the_slots_have_moved() {
 }
 
 #[test]
-fn what_is_gone_at_the_source_stays_gone() {
+fn entries_gone_on_the_source_stay_gone_on_the_target() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -290,7 +290,7 @@ fn what_is_gone_at_the_source_stays_gone() {
 }
 
 #[test]
-fn a_slot_brings_no_clock_to_its_new_node_and_replica() {
+fn a_migrated_slot_does_not_change_the_clock_of_its_new_node() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -321,7 +321,7 @@ fn a_slot_brings_no_clock_to_its_new_node_and_replica() {
 }
 
 #[test]
-fn a_source_that_dies_leaves_nothing_behind() {
+fn a_source_that_dies_leaves_no_entries_behind() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;

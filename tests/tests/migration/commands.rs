@@ -48,7 +48,7 @@ fn held(nodes: &Nodes, keys: &[&str]) -> Vec<Reply> {
 }
 
 #[test]
-fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
+fn commands_of_the_source_apply_on_the_target_despite_gone_keys() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -98,7 +98,7 @@ fn what_the_source_did_happens_at_the_target_whatever_is_gone_there_already() {
 }
 
 #[test]
-fn native_commands_meet_no_gone_keys_of_other_slots_meanwhile() {
+fn during_a_migration_native_commands_see_no_gone_keys() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -129,7 +129,7 @@ fn native_commands_meet_no_gone_keys_of_other_slots_meanwhile() {
 }
 
 #[test]
-fn replicas_of_the_target_find_what_it_finds() {
+fn replicas_of_the_target_see_the_same_keys_as_the_target() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -162,7 +162,7 @@ fn replicas_of_the_target_find_what_it_finds() {
 }
 
 #[test]
-fn a_command_that_meets_a_refused_key_is_preceded_by_its_removal() {
+fn a_command_on_a_refused_key_is_preceded_by_its_removal() {
     for_all_engines(|engine| {
         // On other servers, no slot arrives while another one does.
         if !(moves_slots(engine) && engine.is_valkey()) {

@@ -133,7 +133,7 @@ fn is_current(reply: &Reply, version: u64, n: usize) {
 }
 
 #[test]
-fn nothing_that_was_invalidated_is_served_while_slots_move() {
+fn no_invalidated_entry_is_served_while_slots_move() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;

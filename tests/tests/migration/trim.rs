@@ -87,7 +87,7 @@ fn entries_of_a_cancelled_import_leave_the_index() {
 }
 
 #[test]
-fn a_backlog_in_slots_that_moved_away_is_worked_off() {
+fn a_backlog_in_slots_that_moved_away_is_reclaimed() {
     for_all_engines(|engine| {
         if !trims(engine) {
             return;
@@ -120,7 +120,7 @@ fn a_backlog_in_slots_that_moved_away_is_worked_off() {
 }
 
 #[test]
-fn a_log_that_removes_slots_leaves_index_and_keyspace_agreeing() {
+fn index_and_keyspace_agree_after_a_log_that_removes_slots() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -173,7 +173,7 @@ fn entries_that_a_background_thread_frees_leave_the_index() {
 }
 
 #[test]
-fn slots_that_come_back_meet_no_gone_keys_at_a_slow_replica() {
+fn a_slow_replica_keeps_no_gone_keys_when_slots_return() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
@@ -202,7 +202,7 @@ fn slots_that_come_back_meet_no_gone_keys_at_a_slow_replica() {
 }
 
 #[test]
-fn a_replica_that_missed_the_end_of_an_import_gives_memory_back() {
+fn a_replica_that_missed_the_end_of_an_import_frees_memory() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;

@@ -55,7 +55,7 @@ fn tags_of_any_slot_are_invalidated_in_one_command() {
 }
 
 #[test]
-fn several_keys_are_routed_by_their_slot_and_must_share_one() {
+fn multi_key_commands_are_routed_by_slot_and_need_a_common_one() {
     for_all_engines(|engine| {
         let (first, second) = pair(engine);
         let (mut here, mut there) = (first.raw(), second.raw());
@@ -124,7 +124,7 @@ fn transactions_and_scripts_see_entries_of_all_slots() {
 }
 
 #[test]
-fn writes_during_a_backlog_leave_nothing_of_other_slots_behind() {
+fn writes_during_a_backlog_leave_no_gone_keys_of_other_slots() {
     for_all_engines(|engine| {
         let server = builder(engine)
             .module_args(&["reclaim-inline", "0", "reclaim-budget-us", "50"])
@@ -148,7 +148,7 @@ fn writes_during_a_backlog_leave_nothing_of_other_slots_behind() {
 }
 
 #[test]
-fn a_slot_moved_key_by_key_takes_its_entries_along() {
+fn a_slot_moved_key_by_key_keeps_its_entries() {
     for_all_engines(|engine| {
         let (first, second) = pair(engine);
         let (mut here, mut there) = (first.raw(), second.raw());
@@ -283,7 +283,7 @@ fn an_entry_that_migrates_keeps_state_and_grace() {
 }
 
 #[test]
-fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
+fn a_slot_moved_as_a_whole_keeps_its_entries() {
     for_all_engines(|engine| {
         let (first, second) = pair(engine);
         let (mut here, mut there) = (first.raw(), second.raw());
@@ -330,7 +330,7 @@ fn a_slot_moved_as_a_whole_takes_its_entries_along_where_servers_can_do_that() {
 }
 
 #[test]
-fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
+fn a_slot_that_returns_without_a_new_epoch_ends_its_leases() {
     for_all_engines(|engine| {
         let (first, _second) = pair(engine);
         let mut here = first.raw();
@@ -366,7 +366,7 @@ fn a_slot_that_comes_back_without_a_new_epoch_ends_leases() {
 }
 
 #[test]
-fn transactions_queued_before_any_lease_end_those_that_they_meet() {
+fn queued_slot_changes_end_leases_granted_before_exec() {
     for_all_engines(|engine| {
         let (first, _second) = pair(engine);
         let mut here = first.raw();
@@ -397,7 +397,7 @@ fn transactions_queued_before_any_lease_end_those_that_they_meet() {
 }
 
 #[test]
-fn leased_writes_do_not_ask_for_cluster_info() {
+fn leased_writes_do_not_query_cluster_info() {
     for_all_engines(|engine| {
         let server = alone(engine);
         let mut client = server.raw();
@@ -462,7 +462,7 @@ fn a_replica_reclaims_gone_entries_that_expire_meanwhile() {
 
 /// A server is no replica yet while it loads its file, although the cluster lists it as one.
 #[test]
-fn a_replica_keeps_its_file_where_primaries_drop_theirs() {
+fn with_drop_a_cluster_replica_keeps_the_entries_of_its_file() {
     for_all_engines(|engine| {
         let drops = |engine| builder(engine).module_args(&["after-restart", "drop"]);
         let primary = drops(engine).start();

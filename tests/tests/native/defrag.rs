@@ -6,7 +6,7 @@ use tagcache_tests::look::{assert_index_agrees, info, info_text};
 use tagcache_tests::{DEADLINE, Reply, Server, args, call, for_all_engines, wait_until};
 
 #[test]
-fn defragmented_entries_are_whole() {
+fn defragmentation_keeps_entries_intact() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

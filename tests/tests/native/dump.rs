@@ -40,7 +40,7 @@ fn a_restored_entry_has_value_tags_and_hits() {
 }
 
 #[test]
-fn restore_replaces_only_when_asked_to() {
+fn restore_overwrites_only_with_replace() {
     for_each_engine(|engine| {
         let (server, mut client) = start(engine);
         let payload = dumped(&mut client);
@@ -135,7 +135,7 @@ fn an_entry_written_before_an_invalidation_arrives_gone() {
 }
 
 #[test]
-fn dump_of_an_entry_that_is_gone_brings_nothing_back() {
+fn a_dump_of_a_gone_entry_does_not_bring_it_back() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -219,7 +219,7 @@ fn migrate_moves_copies_and_replaces_between_servers() {
 }
 
 #[test]
-fn an_entry_migrated_to_where_its_tag_was_just_invalidated_is_gone() {
+fn an_entry_migrated_after_an_invalidation_there_is_gone() {
     for_each_engine(|engine| {
         let (_source, mut here) = start(engine);
         let (target, mut there) = start(engine);

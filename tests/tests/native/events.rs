@@ -57,7 +57,7 @@ fn watch_notices_every_change_and_nothing_else() {
 }
 
 #[test]
-fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
+fn tracking_notifies_a_reader_of_every_change_and_nothing_else() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut reader, mut other) = (server.raw().resp3(), server.raw());
@@ -71,11 +71,11 @@ fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
                 other.call(command);
                 // Both connections are served in turn: pushes come before this reply.
                 call!(reader, "PING");
-                let told = reader.kept_pushes().iter().any(|push| {
+                let notified = reader.kept_pushes().iter().any(|push| {
                     let about_key = Reply::Array(vec![Reply::bulk("key")]);
                     push[0].text() == "invalidate" && (push[1] == about_key || push[1].is_null())
                 });
-                assert_eq!(told, changes, "{read}, then {command:?}");
+                assert_eq!(notified, changes, "{read}, then {command:?}");
             }
         }
     });
@@ -84,7 +84,7 @@ fn tracking_tells_a_reader_of_every_change_and_nothing_else() {
 /// The filter removes the key inside the client's own turn. Servers lost the push, and stopped on an assertion at the next
 /// long reply.
 #[test]
-fn tracking_tells_a_client_that_names_a_refused_entry_itself() {
+fn tracking_notifies_a_client_that_names_a_refused_entry() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw().resp3();
@@ -110,7 +110,7 @@ fn tracking_tells_a_client_that_names_a_refused_entry_itself() {
 }
 
 #[test]
-fn tracking_tells_of_a_large_invalidation_when_its_entries_are_reclaimed() {
+fn tracking_notifies_of_a_large_invalidation_on_reclaiming() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut reader, mut other) = (server.raw().resp3(), server.raw());
@@ -120,17 +120,17 @@ fn tracking_tells_of_a_large_invalidation_when_its_entries_are_reclaimed() {
             call!(reader, "CACHE.GET", n);
         }
         assert_eq!(call!(other, "CACHE.INVALIDATE", "a"), Reply::Int(1000));
-        let mut told = std::collections::BTreeSet::new();
-        while told.len() < 1000 {
+        let mut notified = std::collections::BTreeSet::new();
+        while notified.len() < 1000 {
             let push = reader.take_push();
             assert_eq!(push[0].text(), "invalidate");
-            told.extend(push[1].items().iter().map(Reply::text));
+            notified.extend(push[1].items().iter().map(Reply::text));
         }
     });
 }
 
 #[test]
-fn tracking_tells_of_entries_that_a_condition_made_stale() {
+fn tracking_notifies_of_entries_that_a_condition_made_stale() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut reader, mut other) = (server.raw().resp3(), server.raw());
@@ -143,17 +143,17 @@ fn tracking_tells_of_entries_that_a_condition_made_stale() {
         }
         let dropped = call!(other, "CACHE.INVALIDATEWHERE", "ALL", 2, "a", "odd", "SOFT");
         assert_eq!(dropped, Reply::Int(250));
-        let mut told = std::collections::BTreeSet::new();
-        while told.len() < 250 {
+        let mut notified = std::collections::BTreeSet::new();
+        while notified.len() < 250 {
             let push = reader.take_push();
             assert_eq!(push[0].text(), "invalidate");
-            told.extend(push[1].items().iter().map(Reply::text));
+            notified.extend(push[1].items().iter().map(Reply::text));
         }
         call!(reader, "PING");
         let rest = reader.kept_pushes();
         assert!(rest.is_empty(), "{rest:?}");
         let odd = |key: &String| key["key".len()..].parse::<i32>().is_ok_and(|n| n % 2 == 1);
-        assert!(told.iter().all(odd), "{told:?}");
+        assert!(notified.iter().all(odd), "{notified:?}");
     });
 }
 
@@ -186,7 +186,7 @@ type Expected = (
 );
 
 #[test]
-fn native_events_are_told_of_entries_as_of_any_key() {
+fn native_keyspace_events_are_sent_for_entries() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut subscriber, mut client) = (server.raw().resp3(), server.raw());
@@ -221,15 +221,15 @@ fn native_events_are_told_of_entries_as_of_any_key() {
         call!(client, "PEXPIREAT", "key", 1);
         let seen = events(&mut subscriber, &mut client);
         // Servers give this event different names.
-        let told = seen
+        let notified = seen
             .iter()
             .any(|(event, key)| ["del", "expired"].contains(&event.as_str()) && key == "key");
-        assert!(told, "{seen:?}");
+        assert!(notified, "{seen:?}");
     });
 }
 
 #[test]
-fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
+fn only_commands_that_change_a_key_send_an_event_for_it() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut subscriber, mut client) = (server.raw().resp3(), server.raw());
@@ -252,8 +252,8 @@ fn a_write_tells_an_event_of_its_key_and_a_refused_or_reading_command_none() {
             events(&mut subscriber, &mut client);
             client.call(command);
             let seen = events(&mut subscriber, &mut client);
-            let told = seen.iter().any(|(_, key)| key == "key");
-            assert_eq!(told, changes, "{command:?}: {seen:?}");
+            let notified = seen.iter().any(|(_, key)| key == "key");
+            assert_eq!(notified, changes, "{command:?}: {seen:?}");
         }
         entry(&mut client);
         call!(client, "CACHE.TOUCH", "key", "PX", 5);

@@ -79,7 +79,7 @@ fn evicted_entries_leave_the_index_under_every_policy() {
 /// The first look at the memory, at 0.88 of the limit, is followed by commands that together use a third of it. They
 /// are short, so that the server runs all of them in one go, without a timer in between.
 #[test]
-fn no_live_key_is_evicted_by_large_native_values_while_gone_entries_wait() {
+fn large_native_writes_evict_no_live_key_before_gone_entries() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -116,7 +116,7 @@ fn no_live_key_is_evicted_by_large_native_values_while_gone_entries_wait() {
 }
 
 #[test]
-fn without_eviction_a_full_server_refuses_and_keeps_everything() {
+fn noeviction_refuses_writes_and_keeps_all_entries_when_full() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -4,7 +4,7 @@ use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan};
 use tagcache_tests::{DEADLINE, Reply, Server, call, for_each_engine, wait_until};
 
 #[test]
-fn the_expire_family_moves_the_time_to_live_and_nothing_else() {
+fn the_expire_commands_change_the_ttl_and_nothing_else() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -95,7 +95,7 @@ fn expired_entries_leave_their_tags_by_themselves() {
 }
 
 #[test]
-fn a_native_read_that_finds_the_entry_expired_takes_it_out_of_the_index() {
+fn a_native_read_of_an_expired_entry_removes_it_from_the_index() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -76,7 +76,7 @@ fn flushall_empties_every_index() {
 }
 
 #[test]
-fn writes_during_an_asynchronous_flush_are_not_lost_and_its_memory_comes_back() {
+fn writes_during_an_async_flush_stay_and_its_memory_is_freed() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -107,7 +107,7 @@ fn writes_during_an_asynchronous_flush_are_not_lost_and_its_memory_comes_back() 
 }
 
 #[test]
-fn a_flush_in_a_transaction_and_a_script_counts_at_once() {
+fn a_flush_takes_effect_at_once_in_transactions_and_scripts() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

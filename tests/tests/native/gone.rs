@@ -16,7 +16,7 @@ fn after_invalidation(client: &mut RawClient, command: &[&str]) -> Reply {
     replies.items()[1].clone()
 }
 
-fn nothing_came_back(
+fn assert_nothing_came_back(
     server: &Server,
     client: &mut RawClient,
     command: &[&str],
@@ -37,7 +37,7 @@ fn nothing_came_back(
 }
 
 #[test]
-fn what_moves_the_value_does_not_bring_it_back() {
+fn commands_that_move_a_gone_entry_do_not_bring_it_back() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -56,14 +56,14 @@ fn what_moves_the_value_does_not_bring_it_back() {
         ];
         for (command, database, key) in moves {
             after_invalidation(&mut client, command);
-            nothing_came_back(&server, &mut client, command, database, key);
+            assert_nothing_came_back(&server, &mut client, command, database, key);
             call!(client, "FLUSHALL");
         }
     });
 }
 
 #[test]
-fn what_touches_the_key_does_not_bring_it_back() {
+fn commands_that_touch_a_gone_entry_do_not_bring_it_back() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -89,7 +89,7 @@ fn what_touches_the_key_does_not_bring_it_back() {
             &["CACHE.TAGINFO", "a"],
         ] {
             after_invalidation(&mut client, command);
-            nothing_came_back(&server, &mut client, command, 0, "key");
+            assert_nothing_came_back(&server, &mut client, command, 0, "key");
             assert_eq!(
                 call!(client, "CACHE.GET", "live"),
                 Reply::bulk("v"),
@@ -100,7 +100,7 @@ fn what_touches_the_key_does_not_bring_it_back() {
 }
 
 #[test]
-fn a_key_that_is_gone_takes_a_new_value_of_any_type() {
+fn a_gone_key_accepts_a_new_value_of_any_type() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -135,7 +135,7 @@ fn a_key_that_is_gone_takes_a_new_value_of_any_type() {
 }
 
 #[test]
-fn a_flush_of_everything_with_a_backlog_leaves_nothing() {
+fn any_flush_during_a_backlog_leaves_no_entry() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -24,7 +24,7 @@ fn has(client: &mut RawClient, key: &str, value: &str, tags: &[&str]) {
 }
 
 #[test]
-fn del_and_unlink_take_the_entry_out_of_its_tags() {
+fn del_and_unlink_remove_the_entry_from_its_tags() {
     with_entries(|_, client| {
         assert_eq!(
             call!(client, "DEL", "one", "string", "absent"),
@@ -46,7 +46,7 @@ fn del_and_unlink_take_the_entry_out_of_its_tags() {
 }
 
 #[test]
-fn unlink_of_a_large_value_frees_it_on_another_thread_and_harms_nothing() {
+fn unlink_of_large_values_leaves_the_index_exact() {
     with_entries(|server, client| {
         for n in 0..200 {
             call!(client, "CACHE.SET", n, vec![0; 100_000], "TAGS", 2, "a", n);
@@ -57,7 +57,7 @@ fn unlink_of_a_large_value_frees_it_on_another_thread_and_harms_nothing() {
 }
 
 #[test]
-fn rename_keeps_value_tags_hits_and_time() {
+fn rename_keeps_value_tags_hits_and_ttl() {
     with_entries(|_, client| {
         assert_eq!(call!(client, "RENAME", "one", "renamed"), Reply::ok());
         assert!(call!(client, "CACHE.GET", "one").is_null());
@@ -70,7 +70,7 @@ fn rename_keeps_value_tags_hits_and_time() {
 }
 
 #[test]
-fn rename_onto_an_entry_another_type_and_itself() {
+fn rename_onto_an_entry_another_type_or_itself_works() {
     with_entries(|server, client| {
         assert_eq!(call!(client, "RENAME", "one", "one"), Reply::ok());
         has(client, "one", "1", &["a", "b"]);
@@ -88,7 +88,7 @@ fn rename_onto_an_entry_another_type_and_itself() {
 }
 
 #[test]
-fn renamenx_renames_only_onto_nothing() {
+fn renamenx_renames_only_to_a_free_key() {
     with_entries(|_, client| {
         assert_eq!(call!(client, "RENAMENX", "one", "two"), Reply::Int(0));
         assert_eq!(call!(client, "RENAMENX", "one", "string"), Reply::Int(0));
@@ -100,7 +100,7 @@ fn renamenx_renames_only_onto_nothing() {
 }
 
 #[test]
-fn copy_makes_a_second_entry_of_its_own() {
+fn copy_creates_an_independent_entry() {
     with_entries(|server, client| {
         assert_eq!(call!(client, "COPY", "one", "copy"), Reply::Int(1));
         has(client, "copy", "1", &["a", "b"]);
@@ -130,7 +130,7 @@ fn copy_makes_a_second_entry_of_its_own() {
 }
 
 #[test]
-fn copy_to_another_database_belongs_to_that_database() {
+fn a_copy_in_another_database_belongs_to_that_database() {
     with_entries(|server, client| {
         for _ in 0..5 {
             call!(client, "CACHE.INVALIDATE", "unknown");
@@ -149,7 +149,7 @@ fn copy_to_another_database_belongs_to_that_database() {
 }
 
 #[test]
-fn clocks_of_databases_have_nothing_to_do_with_each_other() {
+fn clocks_of_databases_are_independent() {
     with_entries(|_, client| {
         call!(client, "SELECT", 1);
         for _ in 0..5 {
@@ -170,7 +170,7 @@ fn clocks_of_databases_have_nothing_to_do_with_each_other() {
 }
 
 #[test]
-fn move_takes_the_entry_with_all_it_has() {
+fn move_keeps_value_tags_hits_and_ttl() {
     with_entries(|server, client| {
         assert_eq!(call!(client, "MOVE", "one", 1), Reply::Int(1));
         assert!(call!(client, "CACHE.GET", "one").is_null());
@@ -221,7 +221,7 @@ fn swapdb_swaps_entries_tags_clock_and_statistics() {
 }
 
 #[test]
-fn copy_and_move_in_a_transaction_or_script_belong_to_the_other_database_as_well() {
+fn nested_copy_and_move_belong_to_the_target_database() {
     for_all_engines(|engine| {
         for nested in ["transaction", "script"] {
             let server = Server::builder().engine(engine).start();
@@ -261,7 +261,7 @@ fn copy_and_move_in_a_transaction_or_script_belong_to_the_other_database_as_well
 }
 
 #[test]
-fn a_transaction_over_several_databases_keeps_each_command_in_its_own() {
+fn each_command_of_a_transaction_uses_its_selected_database() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -297,7 +297,7 @@ fn a_transaction_over_several_databases_keeps_each_command_in_its_own() {
 }
 
 #[test]
-fn what_restore_drops_at_once_has_no_part_in_what_comes_to_its_address() {
+fn an_entry_at_the_address_of_a_dropped_one_is_unaffected() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -5,7 +5,7 @@ use tagcache_tests::traffic::{DATABASES, write};
 use tagcache_tests::{DEADLINE, Reply, Rng, Server, args, call, for_all_engines, wait_until};
 
 #[test]
-fn with_every_lazy_setting_and_io_threads_random_writes_leave_the_index_true() {
+fn the_index_is_exact_with_lazy_freeing_and_io_threads() {
     for_all_engines(|engine| {
         let mut builder = Server::builder()
             .engine(engine)

@@ -4,7 +4,7 @@ use tagcache_tests::look::{entry_keys, inspect};
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
 
 #[test]
-fn type_scan_exists_and_object_know_entries() {
+fn type_scan_exists_and_object_work_with_entries() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -36,7 +36,7 @@ fn type_scan_exists_and_object_know_entries() {
 }
 
 #[test]
-fn reads_count_for_object_freq_and_object_idletime() {
+fn reads_update_object_freq_and_object_idletime() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -60,7 +60,7 @@ fn reads_count_for_object_freq_and_object_idletime() {
 }
 
 #[test]
-fn a_read_ends_the_idle_time() {
+fn a_read_resets_the_idle_time() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -91,7 +91,7 @@ fn a_read_ends_the_idle_time() {
 }
 
 #[test]
-fn memory_usage_counts_what_the_value_takes() {
+fn memory_usage_includes_the_value() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -114,7 +114,7 @@ fn memory_usage_counts_what_the_value_takes() {
 }
 
 #[test]
-fn the_digest_of_a_value_says_value_and_tags_and_nothing_of_its_past() {
+fn the_digest_depends_on_value_and_tags_and_not_on_history() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

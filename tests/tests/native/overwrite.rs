@@ -6,7 +6,7 @@ use tagcache_tests::{Reply, Server, call, for_each_engine};
 use crate::WRONGTYPE;
 
 #[test]
-fn a_native_write_over_an_entry_takes_it_out_of_the_index() {
+fn a_native_overwrite_removes_the_entry_from_the_index() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -48,7 +48,7 @@ fn a_native_write_over_an_entry_takes_it_out_of_the_index() {
 }
 
 #[test]
-fn a_native_command_for_another_type_is_refused_and_the_entry_stays() {
+fn a_native_command_for_another_type_is_refused() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

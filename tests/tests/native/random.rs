@@ -185,11 +185,11 @@ fn random_operations(seed: u64, module_args: &[&str]) {
 }
 
 #[test]
-fn random_operations_with_a_backlog_most_of_the_time() {
+fn random_operations_match_the_model_with_a_backlog() {
     random_operations(1, &["reclaim-inline", "0", "reclaim-budget-us", "100"]);
 }
 
 #[test]
-fn random_operations_with_small_tags_freed_inside_the_command() {
+fn random_operations_match_the_model_with_inline_reclaiming() {
     random_operations(2, &["reclaim-inline", "64"]);
 }

@@ -120,7 +120,7 @@ fn assert_each_in_its_own(server: &Server) {
 
 /// Two clients whose COPY waits for the end of a pause, from different databases.
 #[test]
-fn a_copy_that_waited_leaves_its_client_where_it_was() {
+fn a_delayed_copy_leaves_its_client_in_its_database() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -147,7 +147,7 @@ fn a_copy_that_waited_leaves_its_client_where_it_was() {
 }
 
 #[test]
-fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
+fn copy_to_another_database_keeps_the_selected_database() {
     for_all_engines(|engine| {
         let builder = || {
             let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
@@ -174,7 +174,7 @@ fn a_copy_to_another_database_leaves_client_replica_and_log_where_they_are() {
 }
 
 #[test]
-fn what_an_administrator_replays_moves_no_other_client() {
+fn cache_replay_changes_no_other_clients_database() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut admin, mut client) = (server.raw(), server.raw());
@@ -190,7 +190,7 @@ fn what_an_administrator_replays_moves_no_other_client() {
 
 /// A log is loaded in portions, between which the server refuses clients' commands.
 #[test]
-fn a_refused_command_that_names_a_gone_key_moves_no_log_to_another_database() {
+fn a_command_refused_while_loading_keeps_the_logs_database() {
     const KEYS: i64 = 4_000;
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine).arg("--appendonly", "yes");

@@ -41,7 +41,7 @@ fn a_transaction_sees_its_own_writes_and_invalidations() {
 }
 
 #[test]
-fn a_command_refused_in_a_transaction_leaves_the_others_alone() {
+fn a_refused_command_in_a_transaction_does_not_affect_others() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -58,7 +58,7 @@ fn a_command_refused_in_a_transaction_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_script_uses_every_command() {
+fn a_script_can_call_every_command() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -129,7 +129,7 @@ fn a_read_only_script_may_read_and_not_write() {
 }
 
 #[test]
-fn debug_reload_keeps_all_there_is() {
+fn debug_reload_keeps_the_whole_dataset() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

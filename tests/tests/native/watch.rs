@@ -12,7 +12,7 @@ fn fill(client: &mut tagcache_tests::RawClient) {
 }
 
 #[test]
-fn watch_aborts_where_an_invalidation_frees_the_key_at_once() {
+fn watch_aborts_if_an_invalidation_frees_the_key_at_once() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let (mut client, mut other) = (server.raw(), server.raw());

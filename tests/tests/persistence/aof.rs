@@ -41,7 +41,7 @@ fn every_write_survives_a_power_cut() {
 }
 
 #[test]
-fn a_rewritten_file_holds_values_tags_times_hits_and_clock() {
+fn a_rewritten_log_keeps_values_tags_ttls_hits_and_clock() {
     for_all_engines(|engine| {
         for preamble in ["yes", "no"] {
             let mut server = with_aof(engine, preamble).start();
@@ -149,7 +149,7 @@ fn entries_in_the_backlog_are_rewritten_as_gone() {
 }
 
 #[test]
-fn one_invalidation_is_one_command_in_the_file_and_reclaiming_none() {
+fn one_invalidation_is_logged_once_and_reclaiming_is_not() {
     for_all_engines(|engine| {
         let server = with_aof(engine, "yes").start();
         let mut client = server.raw();
@@ -171,7 +171,7 @@ fn one_invalidation_is_one_command_in_the_file_and_reclaiming_none() {
 }
 
 #[test]
-fn a_file_without_preamble_is_made_of_commands() {
+fn a_rewritten_log_without_preamble_consists_of_commands() {
     for_each_engine(|engine| {
         let server = with_aof(engine, "no").start();
         dataset(&server);
@@ -188,7 +188,7 @@ fn a_file_without_preamble_is_made_of_commands() {
 }
 
 #[test]
-fn a_gone_key_renamed_in_its_last_millisecond_is_renamed_again() {
+fn a_rename_in_a_gone_keys_last_millisecond_is_replayed() {
     // Time stands still in a script: at this time, the server does not consider the key expired yet.
     const SCRIPT: &str = "
         local time = redis.call('TIME')

@@ -252,7 +252,7 @@ fn files_of_encoding_2_to_4_load_and_can_be_saved_again() {
 
 /// A module of 0.2.0 saved invalidations in the file, as numbers and names; an older one only the clocks.
 #[test]
-fn invalidations_that_files_of_encoding_3_and_4_remember_are_known() {
+fn invalidations_in_files_of_encoding_3_and_4_are_loaded() {
     for_all_engines(|engine| {
         for (name, is_known) in [
             ("encoding-2.rdb", false),
@@ -292,7 +292,7 @@ fn payloads_of_encoding_2_to_4_are_restored() {
 
 /// The grace of `soft` is longer than any command allows today.
 #[test]
-fn an_entry_of_an_earlier_build_outlives_a_rewrite_of_the_log() {
+fn an_entry_of_an_earlier_build_survives_a_log_rewrite() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
         let server = builder.arg("--aof-use-rdb-preamble", "no").start();

@@ -123,7 +123,7 @@ fn a_log_that_is_piped_into_another_server_restores_the_state() {
 }
 
 #[test]
-fn words_of_a_log_are_an_administrators_only() {
+fn only_an_administrator_may_send_the_options_of_a_log() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut admin = server.raw();

@@ -9,7 +9,7 @@ use tagcache_tests::{
 use crate::{TAGS, bulk, dataset};
 
 #[test]
-fn a_saved_dataset_comes_back_with_values_tags_times_hits_and_clock() {
+fn an_rdb_restores_values_tags_ttls_hits_and_clock() {
     for_all_engines(|engine| {
         let mut server = Server::builder().engine(engine).start();
         dataset(&server);
@@ -29,7 +29,7 @@ fn a_saved_dataset_comes_back_with_values_tags_times_hits_and_clock() {
 }
 
 #[test]
-fn age_goes_on_over_a_restart() {
+fn age_continues_across_a_restart() {
     for_each_engine(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -49,7 +49,7 @@ fn age_goes_on_over_a_restart() {
 }
 
 #[test]
-fn an_rdb_written_in_the_background_is_whole_while_writes_go_on() {
+fn bgsave_is_consistent_during_writes() {
     for_each_engine(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -132,7 +132,7 @@ fn entries_in_the_backlog_are_saved_as_gone() {
 }
 
 #[test]
-fn an_entry_that_expires_while_the_server_is_down_leaves_no_trace() {
+fn an_entry_that_expires_during_a_downtime_leaves_no_trace() {
     for_each_engine(|engine| {
         let mut server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -201,7 +201,7 @@ fn databases_of_high_numbers_are_saved_and_loaded() {
 }
 
 #[test]
-fn a_file_loaded_beside_what_is_there_brings_back_nothing_that_was_invalidated_since() {
+fn a_merged_file_brings_no_invalidated_entry_back() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();

@@ -15,7 +15,7 @@ fn logging(engine: &tagcache_tests::Engine) -> Server {
 }
 
 #[test]
-fn an_entry_that_was_refused_on_arrival_is_refused_again_and_a_pause_does_no_harm() {
+fn replay_refuses_a_refused_arrival_again_despite_a_pause() {
     for_each_engine(|engine| {
         let mut server = logging(engine);
         let mut client = server.raw();
@@ -46,7 +46,7 @@ fn an_entry_that_was_refused_on_arrival_is_refused_again_and_a_pause_does_no_har
 }
 
 #[test]
-fn limits_that_were_lowered_since_do_not_undo_what_was_logged() {
+fn lowered_limits_do_not_affect_the_replay_of_a_log() {
     for_each_engine(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
@@ -78,7 +78,7 @@ fn limits_that_were_lowered_since_do_not_undo_what_was_logged() {
 
 /// A log that was rewritten without preamble contains the history of invalidations as one string.
 #[test]
-fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
+fn a_replayed_history_is_merged_and_a_damaged_one_refused() {
     for_each_engine(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
@@ -108,7 +108,7 @@ fn a_history_is_added_to_what_is_remembered_and_a_damaged_one_is_refused() {
 
 /// Stamps continue after those of the log, so that later writes are younger than the log's invalidations.
 #[test]
-fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
+fn writes_after_a_log_from_a_clock_ahead_are_newer_than_it() {
     for_each_engine(|engine| {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let ahead = now.as_millis() as i64 + 30_000;
@@ -135,7 +135,7 @@ fn what_is_written_after_a_log_of_a_clock_ahead_is_younger_than_it() {
 }
 
 #[test]
-fn a_word_too_many_or_another_one_is_refused() {
+fn replay_refuses_unknown_or_additional_arguments() {
     for_each_engine(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
@@ -179,7 +179,7 @@ fn histories(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
 }
 
 #[test]
-fn histories_of_databases_that_the_server_lacks_take_no_memory() {
+fn histories_of_nonexistent_databases_take_no_memory() {
     for_all_engines(|engine| {
         let server = logging(engine);
         let mut client = server.raw();
@@ -205,7 +205,7 @@ fn histories_of_databases_that_the_server_lacks_take_no_memory() {
 
 /// The log of a node that received slots contains the commands of the source in this form, with that node's times.
 #[test]
-fn what_was_done_where_a_slot_came_from_is_repeated() {
+fn replay_repeats_the_commands_of_a_slots_source() {
     for_each_engine(|engine| {
         let mut server = logging(engine);
         let mut client = server.raw();
@@ -244,7 +244,7 @@ fn what_was_done_where_a_slot_came_from_is_repeated() {
 }
 
 #[test]
-fn what_is_written_in_the_millisecond_of_what_was_passed_on_is_in_time() {
+fn a_write_after_a_forwarded_invalidation_in_one_ms_is_fresh() {
     const SCRIPT: &str = "local t = redis.call('TIME')
         local at = string.format('%d%03d', t[1], math.floor(t[2] / 1000))
         redis.call('CACHE.REPLAY', 'SLOT', at, 'CACHE.INVALIDATE', KEYS[1], 'node', 'a')

@@ -40,7 +40,7 @@ fn logging(engine: &Engine) -> ServerBuilder {
 }
 
 #[test]
-fn a_restart_changes_the_lineage_and_keeps_what_was_saved() {
+fn a_restart_changes_the_lineage_and_keeps_saved_entries() {
     for_all_engines(|engine| {
         let saved = Server::builder().engine(engine);
         for (builder, save, kept) in [
@@ -170,7 +170,7 @@ fn fill(client: &mut RawClient) {
 }
 
 #[test]
-fn drop_leaves_no_entry_of_an_rdb_that_a_primary_starts_from() {
+fn with_drop_a_primary_keeps_no_entry_of_its_rdb() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine);
         let mut server = builder.module_args(&["after-restart", "drop"]).start();
@@ -224,7 +224,7 @@ fn drop_keeps_the_entries_of_an_append_only_file() {
 }
 
 #[test]
-fn drop_keeps_what_a_replica_gets_by_full_sync() {
+fn drop_keeps_the_entries_of_a_full_sync() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         fill(&mut primary.raw());
@@ -252,7 +252,7 @@ fn drop_keeps_what_a_replica_gets_by_full_sync() {
 }
 
 #[test]
-fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
+fn a_drop_reaches_a_replica_that_resyncs_partially() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine);
         let builder = builder.module_args(&["after-restart", "drop"]);
@@ -284,7 +284,7 @@ fn drop_reaches_a_replica_that_goes_on_with_a_partial_resync() {
 }
 
 /// Sends a command repeatedly, from the start of its server, until it is not refused because the server still loads.
-fn insist(port: u16, command: Vec<Vec<u8>>) -> JoinHandle<Reply> {
+fn call_until_loaded(port: u16, command: Vec<Vec<u8>>) -> JoinHandle<Reply> {
     std::thread::spawn(move || {
         let mut client = loop {
             match RawClient::connect(port) {
@@ -302,7 +302,7 @@ fn insist(port: u16, command: Vec<Vec<u8>>) -> JoinHandle<Reply> {
 }
 
 #[test]
-fn commands_that_come_before_replicas_know_of_a_drop_do_the_same_there() {
+fn commands_right_after_a_drop_have_the_same_effect_on_replicas() {
     for_all_engines(|engine| {
         for command in [
             args!["SETNX", "key0", "native"],
@@ -340,7 +340,7 @@ fn commands_that_come_before_replicas_know_of_a_drop_do_the_same_there() {
             assert_eq!(run!(client, "SAVE"), Reply::ok());
             let port = primary.port();
             primary.kill_9();
-            let insisting = insist(port, command.clone());
+            let insisting = call_until_loaded(port, command.clone());
             primary.restart();
             let reply = insisting.join().expect("a reply");
             wait_synchronised(&primary, &replica);
@@ -354,7 +354,7 @@ fn commands_that_come_before_replicas_know_of_a_drop_do_the_same_there() {
 }
 
 #[test]
-fn a_value_of_after_restart_that_is_none_is_refused_by_name() {
+fn an_invalid_value_of_after_restart_is_refused() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine);
         let started = builder.module_args(&["after-restart", "x"]).try_start();

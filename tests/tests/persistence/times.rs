@@ -43,7 +43,7 @@ fn fill(client: &mut RawClient) {
 }
 
 #[test]
-fn last_invalidations_are_the_same_after_each_restart() {
+fn last_invalidation_times_survive_each_kind_of_restart() {
     for_all_engines(|engine| {
         for (log, rewrite, preamble) in [
             ("no", false, "yes"),
@@ -79,7 +79,7 @@ fn last_invalidations_are_the_same_after_each_restart() {
 }
 
 #[test]
-fn last_invalidations_are_the_same_after_a_full_resync() {
+fn last_invalidation_times_survive_a_full_resync() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         fill(&mut primary.raw());
@@ -97,7 +97,7 @@ fn last_invalidations_are_the_same_after_a_full_resync() {
 
 /// The state of each tag of a flushed database: a tag that no entry carries is unknown, and counts start again.
 #[test]
-fn a_flush_is_forgotten_by_nothing_that_is_saved() {
+fn saved_files_and_logs_keep_the_effect_of_a_flush() {
     for_all_engines(|engine| {
         for flush in ["CACHE.FLUSH", "FLUSHDB"] {
             let mut server = Server::builder()

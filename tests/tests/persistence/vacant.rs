@@ -31,7 +31,7 @@ fn assert_list_survives(engine: &Engine, vacate: impl Fn(&mut RawClient)) {
 }
 
 #[test]
-fn a_stale_entry_that_lost_its_grace_is_out_of_the_way() {
+fn on_replay_a_stale_entry_without_grace_leaves_its_key_vacant() {
     for_all_engines(|engine| {
         assert_list_survives(engine, |client| {
             run!(client, "CACHE.SET key v GRACE 100000 TAGS 1 tag");
@@ -42,7 +42,7 @@ fn a_stale_entry_that_lost_its_grace_is_out_of_the_way() {
 }
 
 #[test]
-fn an_emptied_database_is_out_of_the_way() {
+fn on_replay_an_emptied_database_leaves_its_keys_vacant() {
     for_all_engines(|engine| {
         assert_list_survives(engine, |client| {
             run!(client, "CACHE.SET key v");
@@ -54,7 +54,7 @@ fn an_emptied_database_is_out_of_the_way() {
 }
 
 #[test]
-fn a_payload_that_was_gone_when_it_was_dumped_is_out_of_the_way() {
+fn on_replay_a_payload_dumped_while_gone_leaves_its_key_vacant() {
     for_all_engines(|engine| {
         assert_list_survives(engine, |client| {
             run!(client, "CACHE.SET other v TAGS 1 tag");
@@ -69,7 +69,7 @@ fn a_payload_that_was_gone_when_it_was_dumped_is_out_of_the_way() {
 /// The replica must not have removed the entry when its primary reports that it was refused: otherwise the report would
 /// change nothing there, and not be logged.
 #[test]
-fn an_entry_that_was_refused_is_out_of_the_way_in_the_log_of_a_replica() {
+fn on_replay_by_a_replica_a_refused_entry_leaves_its_key_vacant() {
     for_all_engines(|engine| {
         let mut primary = logging(engine).start();
         let mut replica = logging(engine).replica_of(&primary).start();

@@ -195,7 +195,7 @@ fn all_figures_are_exact_at_each_step_while_a_backlog_drains() {
 }
 
 #[test]
-fn pairs_of_several_tags_are_exact_while_a_backlog_drains() {
+fn counts_of_several_tags_are_exact_while_a_backlog_drains() {
     for_all_engines(|engine| {
         let (_server, mut client) = slow(engine);
         let client = &mut client;
@@ -226,7 +226,7 @@ fn pairs_of_several_tags_are_exact_while_a_backlog_drains() {
 }
 
 #[test]
-fn stats_with_many_tags_to_look_at_keeps_only_its_caller_waiting() {
+fn stats_over_many_tags_delays_only_its_caller() {
     for_each_engine(|engine| {
         let (server, mut client) = slow(engine);
         let set = |n: usize| {

@@ -27,13 +27,13 @@ fn settled(client: &mut RawClient) -> i64 {
     last
 }
 
-fn within(what: &str, said: i64, grown: i64) {
-    let off = (said - grown).abs() as f64 / grown as f64;
+fn within(what: &str, reported: i64, grown: i64) {
+    let off = (reported - grown).abs() as f64 / grown as f64;
     println!(
-        "{what}: {said} said, {grown} grown, {:.2} % off",
+        "{what}: {reported} said, {grown} grown, {:.2} % off",
         off * 100.0
     );
-    assert!(off <= 0.03, "{what}: {said} said, {grown} grown: {off}");
+    assert!(off <= 0.03, "{what}: {reported} said, {grown} grown: {off}");
 }
 
 fn figures_agree(engine: &Engine, shape: &str, set: impl Fn(&mut Rng, usize) -> Vec<Vec<u8>>) {
@@ -81,7 +81,7 @@ fn figures_agree(engine: &Engine, shape: &str, set: impl Fn(&mut Rng, usize) -> 
 }
 
 #[test]
-fn entries_without_tags() {
+fn reported_memory_matches_for_entries_without_tags() {
     for_each_engine(|engine| {
         figures_agree(engine, "without tags", |rng, n| {
             let len = rng.below(200);
@@ -97,7 +97,7 @@ fn entries_without_tags() {
 }
 
 #[test]
-fn entries_whose_values_lie_apart() {
+fn reported_memory_matches_for_values_stored_apart() {
     for_each_engine(|engine| {
         figures_agree(engine, "values apart", |rng, n| {
             let len = 900 + rng.below(124);
@@ -113,7 +113,7 @@ fn entries_whose_values_lie_apart() {
 }
 
 #[test]
-fn entries_with_shared_tags() {
+fn reported_memory_matches_for_shared_tags() {
     for_each_engine(|engine| {
         figures_agree(engine, "shared tags", |rng, n| {
             let (one, two) = (
@@ -134,7 +134,7 @@ fn entries_with_shared_tags() {
 }
 
 #[test]
-fn entries_with_tags_of_their_own_and_grace() {
+fn reported_memory_matches_for_unique_tags_and_grace() {
     for_all_engines(|engine| {
         figures_agree(engine, "own tags and grace", |rng, n| {
             let (own, shared) = (format!("only:{n:09}"), format!("kind:{:02}", n % 64));

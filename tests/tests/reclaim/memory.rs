@@ -12,7 +12,7 @@ fn used(client: &mut RawClient) -> i64 {
 }
 
 /// Waits until no more than 3 % of the memory that was taken since `start` is still in use.
-fn wait_given_back(client: &mut RawClient, start: i64, full: i64) {
+fn wait_until_freed(client: &mut RawClient, start: i64, full: i64) {
     let bound = start + (full - start) * 3 / 100;
     wait_until("the memory is given back", DEADLINE * 2, || {
         used(client) <= bound
@@ -20,7 +20,7 @@ fn wait_given_back(client: &mut RawClient, start: i64, full: i64) {
 }
 
 #[test]
-fn the_memory_of_two_hundred_thousand_entries_comes_back() {
+fn the_memory_of_200_000_entries_is_reclaimed() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -42,12 +42,12 @@ fn the_memory_of_two_hundred_thousand_entries_comes_back() {
         assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
         assert_eq!(stat(&mut client, "bytes"), 0);
         assert!(stat(&mut client, "reclaim_max_us") > 0);
-        wait_given_back(&mut client, start, full);
+        wait_until_freed(&mut client, start, full);
     });
 }
 
 #[test]
-fn nothing_leaks_whatever_way_entries_go() {
+fn no_way_of_removing_entries_leaks_memory() {
     for_each_engine(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -95,12 +95,12 @@ fn nothing_leaks_whatever_way_entries_go() {
                 start = used(&mut client);
             }
         }
-        wait_given_back(&mut client, start, full);
+        wait_until_freed(&mut client, start, full);
     });
 }
 
 #[test]
-fn memory_of_tags_beyond_the_bound_comes_back_when_their_entries_are_gone() {
+fn tags_beyond_the_bound_are_freed_with_their_entries() {
     const TAGS: usize = 200_000;
     /// The memory that may remain per tag: of half of them, and a table.
     const BYTES_EACH: i64 = 250;
@@ -122,10 +122,10 @@ fn memory_of_tags_beyond_the_bound_comes_back_when_their_entries_are_gone() {
         let full = used(&mut client);
         call!(client, "FLUSHALL");
         wait_until("it is given back", DEADLINE, || {
-            let (said, grown) = (stat(&mut client, "index_bytes"), used(&mut client) - start);
+            let (reported, grown) = (stat(&mut client, "index_bytes"), used(&mut client) - start);
             let most = 100_000 * BYTES_EACH;
             assert!(full - start > most, "they took {} bytes", full - start);
-            said < most && grown < most
+            reported < most && grown < most
         });
     });
 }
@@ -153,7 +153,7 @@ fn writers_help_to_reclaim() {
 
 /// Fills the server with old live entries and many stale ones, sets the limit a little above, drops the stale ones, and
 /// writes about as much as they used.
-fn no_live_entry_is_evicted(server: &Server, write: impl Fn(usize) -> Vec<Vec<u8>>) {
+fn assert_no_live_entry_is_evicted(server: &Server, write: impl Fn(usize) -> Vec<Vec<u8>>) {
     let mut client = server.raw();
     fill(&mut client, "live", 5000, &[1; 200], "live");
     fill(&mut client, "stale", 40_000, &[1; 200], "stale");
@@ -181,13 +181,13 @@ fn no_live_entry_is_evicted(server: &Server, write: impl Fn(usize) -> Vec<Vec<u8
 }
 
 #[test]
-fn no_live_entry_is_evicted_by_cache_writers_while_stale_ones_exist() {
+fn cache_writes_evict_no_live_entry_while_gone_ones_exist() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
             .arg("--maxmemory-policy", "allkeys-lru")
             .start();
-        no_live_entry_is_evicted(&server, |n| {
+        assert_no_live_entry_is_evicted(&server, |n| {
             args![
                 "CACHE.SET",
                 format!("new{n}"),
@@ -201,12 +201,12 @@ fn no_live_entry_is_evicted_by_cache_writers_while_stale_ones_exist() {
 }
 
 #[test]
-fn no_live_entry_is_evicted_by_native_writers_while_stale_ones_exist() {
+fn native_writes_evict_no_live_entry_while_gone_ones_exist() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
             .arg("--maxmemory-policy", "allkeys-lru")
             .start();
-        no_live_entry_is_evicted(&server, |n| args!["SET", format!("new{n}"), vec![1; 200]]);
+        assert_no_live_entry_is_evicted(&server, |n| args!["SET", format!("new{n}"), vec![1; 200]]);
     });
 }

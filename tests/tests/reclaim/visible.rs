@@ -8,7 +8,7 @@ use crate::fill;
 const MANY: usize = 200_000;
 
 #[test]
-fn two_hundred_thousand_entries_are_gone_for_every_command_at_once() {
+fn a_large_invalidation_is_visible_at_once_to_every_command() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -63,7 +63,7 @@ fn two_hundred_thousand_entries_are_gone_for_every_command_at_once() {
 }
 
 #[test]
-fn two_hundred_thousand_entries_turn_stale_for_every_command_at_once() {
+fn a_large_revalidation_is_visible_at_once_to_every_command() {
     for_all_engines(|engine| {
         let server = Server::builder().engine(engine).start();
         let mut client = server.raw();
@@ -125,7 +125,7 @@ fn two_hundred_thousand_entries_turn_stale_for_every_command_at_once() {
 }
 
 #[test]
-fn outside_of_transactions_they_are_gone_as_well_while_reclaiming_goes_on() {
+fn gone_entries_stay_invisible_while_they_are_reclaimed() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -166,7 +166,7 @@ fn outside_of_transactions_they_are_gone_as_well_while_reclaiming_goes_on() {
 }
 
 #[test]
-fn an_entry_set_again_while_its_old_self_waits_to_be_reclaimed_stays() {
+fn an_entry_set_again_during_a_backlog_is_not_reclaimed() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -198,7 +198,7 @@ fn an_entry_set_again_while_its_old_self_waits_to_be_reclaimed_stays() {
 }
 
 #[test]
-fn invalidations_follow_each_other_faster_than_reclaiming() {
+fn invalidations_faster_than_reclaiming_are_exact_and_reclaimed() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -225,7 +225,7 @@ fn invalidations_follow_each_other_faster_than_reclaiming() {
 }
 
 #[test]
-fn every_database_reclaims_its_own() {
+fn each_database_reclaims_its_own_entries() {
     for_each_engine(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -136,7 +136,7 @@ fn a_replica_serves_the_old_data_while_it_loads_the_new() {
 
 /// A replica that may be written to runs commands between the load of an entry and the event that announces it, now and then.
 #[test]
-fn what_is_copied_while_entries_arrive_takes_none_of_them_away() {
+fn copies_during_a_load_do_not_affect_loaded_entries() {
     for_all_engines(|engine| {
         if !loads_beside(engine) {
             return;
@@ -159,7 +159,7 @@ fn what_is_copied_while_entries_arrive_takes_none_of_them_away() {
 }
 
 #[test]
-fn entries_arrive_in_the_database_that_they_were_sent_from() {
+fn loaded_entries_keep_their_database() {
     for_all_engines(|engine| {
         let primary = Server::builder()
             .engine(engine)
@@ -191,7 +191,7 @@ fn entries_arrive_in_the_database_that_they_were_sent_from() {
 }
 
 #[test]
-fn a_load_that_breaks_off_leaves_the_old_data() {
+fn an_aborted_load_keeps_the_old_data() {
     for_all_engines(|engine| {
         if !loads_beside(engine) {
             return;

@@ -73,7 +73,7 @@ fn pair(engine: &Engine, here: &[&str], there: &[&str]) -> (Server, Server) {
 }
 
 #[test]
-fn where_only_the_replica_still_has_the_gone_key() {
+fn nodes_agree_if_only_the_replica_has_the_gone_key() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(
             engine,
@@ -98,7 +98,7 @@ fn where_only_the_replica_still_has_the_gone_key() {
 }
 
 #[test]
-fn where_only_the_primary_still_has_the_gone_key() {
+fn nodes_agree_if_only_the_primary_has_the_gone_key() {
     for_all_engines(|engine| {
         let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
         let (primary, replica) = pair(engine, &lazy, &["reclaim-inline", "100000"]);
@@ -115,7 +115,7 @@ fn where_only_the_primary_still_has_the_gone_key() {
 }
 
 #[test]
-fn in_the_transaction_of_the_invalidation_itself() {
+fn nodes_agree_in_the_transaction_of_the_invalidation() {
     for_each_engine(|engine| {
         let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
         let eager = ["reclaim-inline", "100000"];
@@ -140,7 +140,7 @@ fn in_the_transaction_of_the_invalidation_itself() {
 }
 
 #[test]
-fn where_the_invalidation_comes_between_queueing_and_exec() {
+fn nodes_agree_if_the_invalidation_precedes_a_queued_exec() {
     for_each_engine(|engine| {
         let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
         let eager = ["reclaim-inline", "100000"];
@@ -161,7 +161,7 @@ fn where_the_invalidation_comes_between_queueing_and_exec() {
 }
 
 #[test]
-fn where_the_key_is_rewritten_after_the_invalidation() {
+fn nodes_agree_if_the_key_is_rewritten_after_the_invalidation() {
     for_each_engine(|engine| {
         let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
         for (here, there) in [(&lazy[..], &[][..]), (&[], &lazy)] {
@@ -187,7 +187,7 @@ fn where_the_key_is_rewritten_after_the_invalidation() {
 }
 
 #[test]
-fn in_a_transaction_while_only_the_replica_has_a_backlog() {
+fn nodes_agree_in_transactions_if_the_replica_has_a_backlog() {
     for_each_engine(|engine| {
         // The same settings on both. The primary's tag has 100 entries, which is few; the replica's still has 400.
         let (primary, replica) = pair(engine, &[], &[]);
@@ -242,7 +242,7 @@ fn in_a_transaction_while_only_the_replica_has_a_backlog() {
 /// Commands of a script do not pass the filter: a script meets a gone key that it did not declare, and so must the
 /// replica.
 #[test]
-fn in_a_script_that_does_not_declare_its_keys() {
+fn nodes_agree_in_a_script_with_undeclared_keys() {
     for_all_engines(|engine| {
         let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
         let eager = ["reclaim-inline", "100000"];
@@ -273,7 +273,7 @@ fn in_a_script_that_does_not_declare_its_keys() {
 }
 
 #[test]
-fn a_name_under_which_a_gone_entry_was_removed_once_is_renamed_like_any_other() {
+fn a_reused_name_of_a_gone_entry_is_renamed_normally() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let mut client = primary.raw();
@@ -287,7 +287,7 @@ fn a_name_under_which_a_gone_entry_was_removed_once_is_renamed_like_any_other() 
 }
 
 #[test]
-fn a_rename_elsewhere_of_such_a_name_announces_nothing() {
+fn a_rename_in_another_database_announces_no_removal() {
     for_all_engines(|engine| {
         for (between, kept_in) in [("PING", 1), ("SWAPDB 0 1", 0), ("FLUSHDB", 1)] {
             let (primary, replica) = pair(engine, &[], &[]);
@@ -320,7 +320,7 @@ fn a_rename_elsewhere_of_such_a_name_announces_nothing() {
 }
 
 #[test]
-fn what_was_refused_on_arrival_leaves_replicas_although_databases_are_swapped() {
+fn a_refused_arrival_leaves_replicas_despite_a_swapdb() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let elsewhere = Server::builder().engine(engine).start();
@@ -344,7 +344,7 @@ fn what_was_refused_on_arrival_leaves_replicas_although_databases_are_swapped() 
 }
 
 #[test]
-fn what_an_administrator_writes_as_a_log_would_is_on_the_replica_as_well() {
+fn writes_with_log_options_are_replicated() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let mut client = primary.raw();
@@ -364,7 +364,7 @@ fn what_an_administrator_writes_as_a_log_would_is_on_the_replica_as_well() {
 }
 
 #[test]
-fn a_native_time_to_live_shorter_than_the_grace_is_kept_on_both() {
+fn a_native_ttl_below_the_grace_is_kept_on_both_nodes() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let mut client = primary.raw();
@@ -383,7 +383,7 @@ fn a_native_time_to_live_shorter_than_the_grace_is_kept_on_both() {
 }
 
 #[test]
-fn where_a_command_follows_at_once_on_an_entry_that_was_refused_on_arrival() {
+fn nodes_agree_if_a_command_follows_a_refused_arrival_at_once() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let elsewhere = Server::builder().engine(engine).start();
@@ -419,7 +419,7 @@ fn where_a_command_follows_at_once_on_an_entry_that_was_refused_on_arrival() {
 }
 
 #[test]
-fn a_replica_reclaims_entries_that_have_expired() {
+fn a_replica_reclaims_gone_entries_that_have_expired() {
     for_all_engines(|engine| {
         let (primary, replica) = replicated(engine);
         let (mut here, mut there) = (primary.raw(), replica.raw());
@@ -452,7 +452,7 @@ fn a_replica_reclaims_entries_that_have_expired() {
 }
 
 #[test]
-fn what_expires_in_the_command_that_wrote_it_is_no_longer_on_the_replica() {
+fn an_entry_expired_by_its_own_write_is_not_on_the_replica() {
     for_all_engines(|engine| {
         let (primary, replica) = pair(engine, &[], &[]);
         let mut client = primary.raw();

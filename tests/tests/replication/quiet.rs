@@ -50,7 +50,7 @@ fn no_error(replies: &[Reply]) {
 }
 
 #[test]
-fn reads_of_gone_keys_while_clients_are_paused() {
+fn reads_of_gone_keys_propagate_nothing_during_a_pause() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -94,7 +94,7 @@ fn reads_of_gone_keys_while_clients_are_paused() {
 }
 
 #[test]
-fn reads_of_gone_keys_while_a_failover_is_pending() {
+fn reads_of_gone_keys_propagate_nothing_before_a_failover() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).module_args(&LAZY).start();
         let replica = Server::builder()
@@ -124,7 +124,7 @@ fn reads_of_gone_keys_while_a_failover_is_pending() {
 }
 
 #[test]
-fn readers_of_a_replica_write_nothing_into_its_log() {
+fn reads_on_a_replica_write_nothing_to_its_log() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         let replica = Server::builder()
@@ -173,7 +173,7 @@ fn readers_of_a_replica_write_nothing_into_its_log() {
 
 /// Commands that waited for the end of a pause pass the filter before they wait, on servers since 7.2.
 #[test]
-fn writes_that_waited_for_the_end_of_a_pause() {
+fn writes_delayed_by_a_pause_have_the_same_effect_on_replicas() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).module_args(&LAZY).start();
         let replica = Server::builder()
@@ -205,9 +205,9 @@ fn writes_that_waited_for_the_end_of_a_pause() {
             call!(client, "CLIENT", "PAUSE", 60_000, "WRITE");
             let (mut first, mut second) = (primary.raw(), primary.raw());
             first.send(&["CACHE.INVALIDATE", "gone"]);
-            wait_waiting(&mut client, 1);
+            wait_for_paused_clients(&mut client, 1);
             second.send(command);
-            wait_waiting(&mut client, 2);
+            wait_for_paused_clients(&mut client, 2);
             call!(client, "CLIENT", "UNPAUSE");
             assert_eq!(first.read(), Reply::Int(500));
             second.read();
@@ -217,7 +217,7 @@ fn writes_that_waited_for_the_end_of_a_pause() {
     });
 }
 
-fn wait_waiting(client: &mut RawClient, count: i64) {
+fn wait_for_paused_clients(client: &mut RawClient, count: i64) {
     wait_until("clients wait for the end of the pause", DEADLINE, || {
         info(client, "blocked_clients") == count
     });
@@ -225,7 +225,7 @@ fn wait_waiting(client: &mut RawClient, count: i64) {
 
 /// The filter meets an expired key while memory is short enough for the server to evict.
 #[test]
-fn expired_keys_are_met_while_memory_is_short() {
+fn nodes_agree_on_expired_keys_while_memory_is_short() {
     for_all_engines(|engine| {
         let (primary, replica) = short_of_memory(engine);
         let mut client = primary.raw();

@@ -95,7 +95,7 @@ fn logging(engine: &Engine) -> (Server, Server) {
 }
 
 #[test]
-fn what_a_primary_accepts_its_replica_and_its_log_accept() {
+fn replica_and_log_accept_all_commands_of_a_primary() {
     for_all_engines(|engine| {
         let (mut primary, replica) = logging(engine);
         let mut client = primary.raw();
@@ -122,7 +122,7 @@ fn what_a_primary_accepts_its_replica_and_its_log_accept() {
 }
 
 #[test]
-fn what_an_administrator_may_send_a_replica_and_a_log_accept() {
+fn replica_and_log_accept_all_commands_of_an_administrator() {
     for_all_engines(|engine| {
         let (mut primary, replica) = logging(engine);
         let mut client = primary.raw();

@@ -12,7 +12,7 @@ use crate::fill;
 const TAGS: [&[u8]; 4] = [b"all", b"tag1", b"old", b"large"];
 
 #[test]
-fn a_full_resync_hands_over_everything_with_hits() {
+fn a_full_resync_transfers_everything_including_hits() {
     for_all_engines(|engine| {
         for diskless in ["yes", "no"] {
             let primary = Server::builder()
@@ -40,7 +40,7 @@ fn a_full_resync_hands_over_everything_with_hits() {
 }
 
 #[test]
-fn a_full_resync_replaces_what_the_replica_had_before() {
+fn a_full_resync_replaces_the_earlier_data_of_a_replica() {
     for_all_engines(|engine| {
         for load in ["disabled", "on-empty-db", "swapdb"] {
             let primary = Server::builder().engine(engine).start();
@@ -72,7 +72,7 @@ fn a_full_resync_replaces_what_the_replica_had_before() {
 }
 
 #[test]
-fn a_full_resync_in_the_middle_of_a_backlog_hands_over_no_gone_entry() {
+fn a_full_resync_during_a_backlog_transfers_no_gone_entry() {
     for_each_engine(|engine| {
         let primary = Server::builder()
             .engine(engine)
@@ -93,7 +93,7 @@ fn a_full_resync_in_the_middle_of_a_backlog_hands_over_no_gone_entry() {
 }
 
 #[test]
-fn random_traffic_leaves_primary_replica_and_its_replica_the_same() {
+fn random_traffic_leaves_a_chain_of_replicas_equal() {
     for_all_engines(|engine| {
         let primary = Server::builder().engine(engine).start();
         let replica = Server::builder()
@@ -120,7 +120,7 @@ fn random_traffic_leaves_primary_replica_and_its_replica_the_same() {
 }
 
 #[test]
-fn random_traffic_with_a_backlog_leaves_primary_and_replica_the_same() {
+fn random_traffic_with_a_backlog_leaves_both_nodes_equal() {
     for_each_engine(|engine| {
         // Each node reclaims at its own pace.
         for (here, there) in [("0", "0"), ("0", "100000"), ("100000", "0")] {
@@ -182,7 +182,7 @@ fn a_partial_resync_misses_nothing() {
 }
 
 #[test]
-fn a_replica_that_was_killed_comes_back_and_catches_up() {
+fn a_killed_replica_catches_up_after_its_restart() {
     for_each_engine(|engine| {
         let primary = Server::builder().engine(engine).start();
         let mut replica = Server::builder()
@@ -202,7 +202,7 @@ fn a_replica_that_was_killed_comes_back_and_catches_up() {
 }
 
 #[test]
-fn a_promoted_replica_goes_on_where_the_primary_stopped() {
+fn a_promoted_replica_continues_where_the_primary_stopped() {
     for_all_engines(|engine| {
         let mut primary = Server::builder().engine(engine).start();
         let mut client = primary.raw();
@@ -248,7 +248,7 @@ fn a_promoted_replica_goes_on_where_the_primary_stopped() {
 }
 
 #[test]
-fn an_invalidation_is_seen_on_the_replica_by_every_reader_at_once() {
+fn an_invalidation_is_visible_at_once_on_the_replica() {
     for_each_engine(|engine| {
         let (primary, replica) = replicated(engine);
         let mut client = primary.raw();

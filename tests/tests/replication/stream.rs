@@ -25,7 +25,7 @@ fn seen(stream: &mut ReplicationStream, server: &Server) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn one_invalidation_is_one_command_and_reclaiming_none() {
+fn one_invalidation_is_replicated_once_and_reclaiming_is_not() {
     for_all_engines(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         for (size, tag) in [(1, "one"), (100, "small"), (5000, "large")] {
@@ -48,7 +48,7 @@ fn one_invalidation_is_one_command_and_reclaiming_none() {
 }
 
 #[test]
-fn one_soft_invalidation_and_one_condition_are_one_command_each() {
+fn soft_and_conditional_invalidations_are_one_command_each() {
     for_all_engines(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         let set = |n: i32| {
@@ -114,7 +114,7 @@ fn grace_is_replicated_with_absolute_times() {
 }
 
 #[test]
-fn one_flush_is_one_command() {
+fn one_flush_is_replicated_as_one_command() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         for size in [10, 3000] {
@@ -180,7 +180,7 @@ fn assert_explicit(command: &[String]) {
 }
 
 #[test]
-fn a_set_is_replicated_with_absolute_time_and_without_conditions() {
+fn set_is_replicated_with_absolute_time_without_conditions() {
     for_all_engines(|engine| {
         let (server, mut client, mut stream) = listening(engine, &["default-ttl-ms", "50000"]);
         let now = call!(client, "TIME").items()[0].int() * 1000;
@@ -223,7 +223,7 @@ fn a_set_is_replicated_with_absolute_time_and_without_conditions() {
 }
 
 #[test]
-fn an_entry_without_expiry_stays_so_on_a_replica_with_another_default() {
+fn an_entry_without_a_ttl_gets_no_default_ttl_on_a_replica() {
     for_each_engine(|engine| {
         let primary = Server::builder().engine(engine).start();
         let replica = Server::builder()
@@ -239,7 +239,7 @@ fn an_entry_without_expiry_stays_so_on_a_replica_with_another_default() {
 }
 
 #[test]
-fn touch_and_del_are_replicated_as_what_they_did() {
+fn touch_and_del_replicate_their_effects() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         for key in ["one", "two", "three"] {
@@ -277,7 +277,7 @@ fn touch_and_del_are_replicated_as_what_they_did() {
 }
 
 #[test]
-fn what_changed_nothing_is_not_replicated() {
+fn commands_without_effect_are_not_replicated() {
     for_all_engines(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         call!(client, "SET", "string", "v");
@@ -318,7 +318,7 @@ fn what_changed_nothing_is_not_replicated() {
 }
 
 #[test]
-fn an_entry_that_expires_or_is_evicted_is_deleted_on_replicas_once() {
+fn an_expired_entry_is_deleted_once_on_replicas() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         call!(client, "CACHE.SET", "key", "v", "PX", 20, "TAGS", 1, "a");
@@ -367,7 +367,7 @@ fn a_transaction_and_a_script_replicate_each_write_once() {
 }
 
 #[test]
-fn a_command_that_fails_on_an_expired_gone_key_is_not_replicated() {
+fn a_failed_command_on_an_expired_gone_key_is_not_replicated() {
     for_each_engine(|engine| {
         let (server, mut client, mut stream) = listening(engine, &[]);
         call!(client, "DEBUG", "SET-ACTIVE-EXPIRE", 0);

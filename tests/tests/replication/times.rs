@@ -23,7 +23,7 @@ fn unix_ms(client: &mut RawClient) -> u64 {
 }
 
 #[test]
-fn stream_and_log_carry_the_time_of_each_write_and_invalidation() {
+fn stream_and_log_carry_the_times_of_writes_and_invalidations() {
     for_all_engines(|engine| {
         let builder = Server::builder().engine(engine).arg("--appendonly", "yes");
         // Not delayed by the disk: the file contains every command that has a reply.

@@ -101,7 +101,7 @@ const OTHER_WRITE: Event = Event::Write {
 };
 
 #[test]
-fn a_value_that_was_taken_away_long_before_is_wrong_to_read() {
+fn a_read_of_a_value_dropped_long_before_is_a_violation() {
     let takers = [
         OTHER_WRITE,
         Event::Remove { key: 1 },
@@ -116,7 +116,7 @@ fn a_value_that_was_taken_away_long_before_is_wrong_to_read() {
 }
 
 #[test]
-fn what_is_about_others_takes_nothing_away() {
+fn changes_of_other_keys_and_tags_do_not_count() {
     let another = Event::Write {
         key: 2,
         value: 8,
@@ -138,7 +138,7 @@ fn what_is_about_others_takes_nothing_away() {
 }
 
 #[test]
-fn what_may_have_happened_before_the_write_is_not_held_against_the_read() {
+fn a_change_that_overlaps_the_write_is_no_violation() {
     let overlapping = at(5, 30, Event::Remove { key: 1 });
     assert_eq!(stale(&[write(0, 10), overlapping, read(500)]), 0);
     // A later change that is certain is found after it.
@@ -147,21 +147,21 @@ fn what_may_have_happened_before_the_write_is_not_held_against_the_read() {
 }
 
 #[test]
-fn what_failed_proves_nothing() {
+fn failed_calls_prove_nothing() {
     let flush = at(20, 30, Event::Flush);
     assert_eq!(stale(&[write(0, 10), failed(flush), read(500)]), 0);
     assert_eq!(stale(&[failed(write(0, 10)), flush, read(500)]), 0);
 }
 
 #[test]
-fn a_load_may_have_stored_its_value_and_takes_nothing_away() {
+fn a_load_may_store_its_value_and_drops_no_other() {
     assert_eq!(stale(&[write(0, 10), load(20, 30, 8), read(500)]), 0);
     let flushed = at(20, 30, Event::Flush);
     assert_eq!(stale(&[load(0, 10, 7), flushed, read(500)]), 1);
 }
 
 #[test]
-fn what_takes_a_value_away_while_it_is_loaded_counts() {
+fn a_change_during_a_load_makes_the_loaded_value_stale() {
     let takers = [
         OTHER_WRITE,
         Event::Remove { key: 1 },
@@ -176,7 +176,7 @@ fn what_takes_a_value_away_while_it_is_loaded_counts() {
 }
 
 #[test]
-fn a_value_that_has_expired_long_before_is_wrong_to_read_if_the_clock_was_right() {
+fn a_read_long_after_expiry_is_a_violation_if_clocks_were_right() {
     assert_eq!(stale(&[write(0, 10), read(1110)]), 0, "within the bound");
     assert_eq!(stale(&[write(0, 10), read(1111)]), 1);
     assert_eq!(stale(&[failed(write(0, 10)), read(5000)]), 0);
@@ -195,13 +195,13 @@ fn a_value_that_has_expired_long_before_is_wrong_to_read_if_the_clock_was_right(
 }
 
 #[test]
-fn a_value_that_nobody_wrote_is_wrong_to_read() {
+fn a_read_of_a_value_never_written_is_a_violation() {
     assert_eq!(count(Rule::Invented, &[read(1)]), 1);
     assert_eq!(count(Rule::Invented, &[write(0, 1), read(1)]), 0);
 }
 
 #[test]
-fn a_process_that_finds_nothing_is_counted() {
+fn a_process_without_hits_is_counted_as_idle() {
     let other = |record: Record| Record {
         process: 2,
         ..record
@@ -213,14 +213,14 @@ fn a_process_that_finds_nothing_is_counted() {
 }
 
 #[test]
-fn the_one_that_ended_first_counts_whatever_order_they_began_in() {
+fn of_two_changes_the_one_that_ended_first_counts() {
     let slow = at(20, 1000, Event::Remove { key: 1 });
     let quick = at(25, 30, Event::Remove { key: 1 });
     assert_eq!(stale(&[write(0, 10), slow, quick, read(200)]), 1);
 }
 
 #[test]
-fn a_process_that_did_not_run_reads_later_by_as_much() {
+fn a_stall_extends_the_bound_for_stale_reads() {
     let flush = at(20, 30, Event::Flush);
     let stall = at(40, 90, Event::Stall);
     assert_eq!(stale(&[write(0, 10), flush, stall, read(180)]), 0);
@@ -228,7 +228,7 @@ fn a_process_that_did_not_run_reads_later_by_as_much() {
 }
 
 #[test]
-fn what_a_server_lost_holds_again_when_it_was_told() {
+fn a_change_lost_in_a_fault_must_hold_again_later() {
     let invalidate = at(20, 30, Event::Invalidate { tags: 1 });
     let undone = |since, keys_undone| {
         let lost = Fault {
@@ -263,7 +263,7 @@ fn what_a_server_lost_holds_again_when_it_was_told() {
 }
 
 #[test]
-fn a_confirmed_value_that_nothing_dropped_must_be_there() {
+fn a_confirmed_value_must_exist_unless_something_dropped_it() {
     let lost = |records: &[Record]| count(Rule::Lost, records);
     assert_eq!(lost(&[lasting(0, 10), miss(500)]), 1);
     assert_eq!(lost(&[lasting(0, 10), miss(9)]), 0, "it was being written");
@@ -311,7 +311,7 @@ fn a_confirmed_value_that_nothing_dropped_must_be_there() {
 }
 
 #[test]
-fn a_value_that_is_there_is_not_loaded_again() {
+fn loading_an_existing_value_again_is_a_violation() {
     let twice = |records: &[Record]| count(Rule::LoadedTwice, records);
     assert_eq!(twice(&[load(0, 100, 8), load(50, 150, 9)]), 1, "at once");
     assert_eq!(
@@ -362,7 +362,7 @@ fn a_value_that_is_there_is_not_loaded_again() {
 }
 
 #[test]
-fn a_call_ends_with_its_time_out() {
+fn a_call_beyond_its_timeout_is_a_violation() {
     let overrun = |records: &[Record]| count(Rule::Overrun, records);
     let longest = LIMITS.call + SLACK;
     let call = |took| at(0, took, Event::Remove { key: 1 });
@@ -376,7 +376,7 @@ fn a_call_ends_with_its_time_out() {
 }
 
 #[test]
-fn everything_works_again_soon_after_a_fault() {
+fn no_success_soon_after_a_fault_is_a_violation() {
     let unhealed = |records: &[Record]| count(Rule::Unhealed, records);
     let broken = fault(100, 200, Fault::default());
     let pulse = |start: Time| at(start, start + 1, Event::Pulse);
@@ -403,7 +403,7 @@ fn everything_works_again_soon_after_a_fault() {
 }
 
 #[test]
-fn what_is_held_in_the_end_though_no_server_has_it_is_stale() {
+fn a_local_value_that_no_server_has_at_the_end_is_stale() {
     let held = Event::Read {
         key: 1,
         value: Some(HELD),
@@ -413,7 +413,7 @@ fn what_is_held_in_the_end_though_no_server_has_it_is_stale() {
 }
 
 #[test]
-fn the_history_of_a_violation_has_what_concerns_its_key_and_tags() {
+fn a_violation_lists_the_records_of_its_key_and_tags() {
     let invalidated = |start, tags| at(start, start + 1, Event::Invalidate { tags });
     let (own, other) = (
         invalidated(2_000_000_020, 0b100),

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_was_there_at_a_moment_that_is_late_enough() {
+    fn kept_data_must_equal_a_recent_enough_state() {
         let changes = [
             set(1, 10),
             set(2, 20),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_takes_away_what_it_names() {
+    fn each_change_removes_the_entries_it_names() {
         let other = Change::Set {
             key: 2,
             value: 20,

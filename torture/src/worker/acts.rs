@@ -33,7 +33,7 @@ impl Worker {
     }
 
     /// Requests a key whose value has just expired, at the same moment as others do, repeatedly.
-    pub(super) async fn meet(mut self) -> Vec<Record> {
+    pub(super) async fn load_expired_keys(mut self) -> Vec<Record> {
         const EVERY: Time = 250_000_000;
         // This many keys, so that a key comes again half a second after its end.
         const MET: Time = 8;
@@ -187,7 +187,7 @@ impl Worker {
             }
         };
         let name = key_name(key);
-        let (before, start) = (self.lonely(), now());
+        let (before, start) = (self.uncoordinated_events(), now());
         let loaded: Result<String, Error> = if self.task.without == Without::Leases {
             if let Ok(Some(found)) = self.cache.get(&name).await {
                 Ok(found)
@@ -199,7 +199,7 @@ impl Worker {
             self.cache.get_or_load(&name, entry, loader).await
         };
         let ran = *ran.lock().expect("nothing panics while it is held");
-        let alone = self.lonely() != before;
+        let alone = self.uncoordinated_events() != before;
         let done = loaded.is_ok();
         if ran > 0 || !done {
             // Reads by others show whether this value was stored or refused. If it was stored, that was before this
@@ -239,7 +239,7 @@ impl Worker {
     }
 
     /// Counts of events that make a process load without knowing of others.
-    fn lonely(&self) -> u64 {
+    fn uncoordinated_events(&self) -> u64 {
         let stats = self.cache.stats();
         stats.loads_unstored + stats.server_errors + stats.connections_lost + stats.set_failures
     }

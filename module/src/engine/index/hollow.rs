@@ -83,7 +83,7 @@ mod tests {
     use crate::engine::index::tests::plain;
 
     #[test]
-    fn the_tags_of_each_gone_entry_are_looked_at_once() {
+    fn the_tags_of_each_gone_entry_are_checked_once() {
         let mut index: Index<u64> = Index::default();
         for entry in 0..100 {
             index.insert(plain(entry, &[b"all", format!("{entry}").as_bytes()]));

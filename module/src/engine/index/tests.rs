@@ -658,7 +658,7 @@ proptest! {
 
     /// SCAN's guarantee under churn: an entry that carries the tag from the first call to the last is returned.
     #[test]
-    fn a_scan_returns_every_entry_that_stays(
+    fn a_scan_returns_every_entry_present_throughout(
         stay in 1_usize..if cfg!(miri) { 10 } else { 60 },
         churn in proptest::collection::vec((any::<bool>(), 0_usize..400, 0_u8..4), 0..if cfg!(miri) { 20 } else { 400 }),
         count in 1_u64..7,
@@ -700,7 +700,7 @@ proptest! {
 }
 
 #[test]
-fn all_memory_is_given_back_when_everything_is_gone() {
+fn all_memory_is_freed_once_all_entries_are_reclaimed() {
     let mut index: Index<u64> = Index::default();
     let count = if cfg!(miri) { 600 } else { 20_000 };
     let names: Vec<String> = (0..count).map(|i| format!("unique:{i}")).collect();
@@ -723,7 +723,7 @@ fn all_memory_is_given_back_when_everything_is_gone() {
 }
 
 #[test]
-fn a_large_cost_is_kept_beside_the_small_ones() {
+fn a_cost_too_large_for_its_page_is_counted_exactly() {
     let mut index: Index<u64> = Index::default();
     let large = 1 << 30;
     let slot = index.insert(Incoming {
@@ -742,7 +742,7 @@ fn a_large_cost_is_kept_beside_the_small_ones() {
 }
 
 #[test]
-fn a_gone_entry_that_is_moved_costs_nothing_that_can_be_seen() {
+fn resizing_a_gone_entry_leaves_visible_bytes_at_zero() {
     let mut index: Index<u64> = Index::default();
     let slot = index.insert(plain(1, &[b"t"]));
     index.invalidate(&[b"t"], Effect::Gone, 0);
@@ -754,7 +754,7 @@ fn a_gone_entry_that_is_moved_costs_nothing_that_can_be_seen() {
 }
 
 #[test]
-fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
+fn an_unknown_entry_is_gone_only_while_there_are_orphans() {
     let mut index: Index<u64> = Index::default();
     let slot = index.insert(plain(1, &[b"t"]));
     let fresh = |index: &Index<u64>, entry| index.freshness(slot, entry, 0, || None, || 0);
@@ -780,7 +780,7 @@ fn an_entry_that_the_index_does_not_know_leaves_where_there_are_orphans() {
 }
 
 #[test]
-fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
+fn an_ended_entry_is_stale_until_its_grace_ends() {
     let mut index: Index<u64> = Index::default();
     let slot = index.insert(Incoming {
         has_grace: true,
@@ -817,7 +817,7 @@ fn an_entry_is_stale_from_its_end_and_gone_from_the_end_of_its_grace() {
 }
 
 #[test]
-fn a_tag_and_the_cost_of_an_entry_are_known_while_it_is_there() {
+fn tags_and_costs_are_known_while_their_entries_exist() {
     let mut index: Index<u64> = Index::default();
     let slots = [1, 2, 3, 4, 5].map(|entry| {
         index.insert(Incoming {
@@ -844,7 +844,7 @@ fn a_tag_and_the_cost_of_an_entry_are_known_while_it_is_there() {
 }
 
 #[test]
-fn nothing_is_stale_any_more_once_everything_is_flushed() {
+fn a_flush_leaves_no_stale_entry() {
     let mut index: Index<u64> = Index::default();
     index.insert(Incoming {
         has_grace: true,
@@ -858,7 +858,7 @@ fn nothing_is_stale_any_more_once_everything_is_flushed() {
 }
 
 #[test]
-fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
+fn doubted_entries_are_dropped_unless_removed_or_replaced() {
     let mut index: Index<u64> = Index::default();
     let slots = [1, 2, 3, 4].map(|entry| index.insert(plain(entry, &[b"t"])));
     index
@@ -876,7 +876,7 @@ fn entries_in_doubt_are_dropped_unless_they_left_or_were_replaced() {
 }
 
 #[test]
-fn what_is_gone_and_in_doubt_is_reclaimed_when_the_doubt_is_over() {
+fn a_gone_entry_in_doubt_is_reclaimed_once_decided() {
     let mut index: Index<u64> = Index::default();
     let mut refuse = |entry| {
         let mut incoming = plain(entry, &[b"t"]);

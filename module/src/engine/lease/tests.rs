@@ -435,7 +435,7 @@ fn ask_for(leases: &mut Leases, key: &[u8], now_ms: u64, room: Used) -> Option<T
 
 #[test]
 #[cfg_attr(miri, ignore = "hashes 200 MB")]
-fn leases_are_bounded_in_bytes_and_those_over_go_first() {
+fn leases_are_bounded_in_bytes_and_ended_ones_make_room() {
     let mut leases = leases_from(SEED);
     let key = |n: u32| [n.to_be_bytes().to_vec(), vec![b'x'; 500_000]].concat();
     let count = (0..400)
@@ -451,7 +451,7 @@ fn leases_are_bounded_in_bytes_and_those_over_go_first() {
 }
 
 #[test]
-fn leases_are_bounded_in_number_and_in_what_others_leave() {
+fn leases_are_bounded_by_number_and_by_remaining_room() {
     let room = Used {
         leases: 3,
         bytes: MOST.bytes,
@@ -466,7 +466,7 @@ fn leases_are_bounded_in_number_and_in_what_others_leave() {
 }
 
 #[test]
-fn a_lease_asked_again_keeps_the_clock_of_its_first_grant() {
+fn a_repeated_request_keeps_the_clock_of_the_first_grant() {
     let mut leases = leases_from(SEED);
     let ask = |leases: &mut Leases, token, clock, now_ms| {
         let (ask, room) = (Ask { ms: 10, token }, MOST);
@@ -663,7 +663,7 @@ impl World {
 const LENGTH: u32 = if cfg!(miri) { 2 } else { 5 };
 
 #[test]
-fn no_order_of_events_caches_what_was_read_before_an_invalidation() {
+fn no_order_of_events_caches_a_value_older_than_an_invalidation() {
     for number in 0..EVENTS.len().pow(LENGTH) {
         let mut world = World::default();
         let mut rest = number;
@@ -682,7 +682,7 @@ fn no_order_of_events_caches_what_was_read_before_an_invalidation() {
 }
 
 #[test]
-fn less_than_half_of_either_bound_is_below_half() {
+fn usage_is_below_half_if_leases_or_bytes_are() {
     let used = |leases, bytes| Used { leases, bytes };
     assert_eq!(used(5, 70).without(used(2, 100)), used(3, 0));
     let half = used(MOST.leases / 2, MOST.bytes / 2);
@@ -728,7 +728,7 @@ fn a_caller_waits_if_it_may_and_another_holds_the_lease() {
 }
 
 #[test]
-fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
+fn a_settled_token_can_be_granted_again() {
     let grant = |settled: Option<Token>| {
         let mut leases = leases_from(SEED);
         let (ms, token) = (100, Some(7));
@@ -744,7 +744,7 @@ fn a_token_that_its_holder_has_done_with_may_be_granted_again() {
 }
 
 #[test]
-fn all_leases_are_cleared_and_the_callers_that_waited_returned() {
+fn clear_removes_all_leases_and_returns_the_waiters() {
     let mut leases = leases_from(SEED);
     assert!(leases.is_empty());
     ask_for(&mut leases, b"a", 0, MOST);
@@ -768,7 +768,7 @@ fn all_leases_are_cleared_and_the_callers_that_waited_returned() {
 }
 
 #[test]
-fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
+fn the_lease_table_shrinks_below_one_eighth_full() {
     let counts: &[u32] = if cfg!(miri) {
         &[80]
     } else {
@@ -797,7 +797,7 @@ fn the_room_of_leases_is_given_back_once_an_eighth_is_left() {
 }
 
 #[test]
-fn a_caller_waits_while_there_is_room_for_it() {
+fn a_caller_waits_only_if_memory_for_it_is_left() {
     let mut leases = leases_from(SEED);
     ask_for(&mut leases, b"key", 0, MOST);
     let caller = Caller {
@@ -820,7 +820,7 @@ fn a_caller_waits_while_there_is_room_for_it() {
 }
 
 #[test]
-fn a_lease_goes_to_the_first_that_waits_and_whose_token_is_not_used_up() {
+fn a_lease_passes_to_the_first_waiter_with_an_unused_token() {
     let mut leases = leases_from(SEED);
     let ask = |token| Ask { ms: 100, token };
     let chosen = Some(7);
