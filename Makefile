@@ -45,7 +45,7 @@ demo: build ## The tour of run alone, with a status that says whether all was as
 test: test-deps lint msrv modules ## Everything: formatting, lints, all tests on the first server, differences on each server
 	TAGCACHE_ENGINES="$$(scripts/engines)" && export TAGCACHE_ENGINES && \
 	  $(CARGO) test --workspace --locked --no-fail-fast
-	$(CARGO) test -p tagcache-admin --features jemalloc --locked --test heap_profile
+	$(CARGO) test --workspace --features tagcache-admin/jemalloc --locked --test heap_profile
 	scripts/test-python '$(MODULE)'
 	scripts/test-integrations --short
 	$(MAKE) demo
@@ -149,12 +149,9 @@ fmt: ## Format the code
 lint: ## Formatting and clippy, without changing anything
 	@scripts/install-deps build fmt clippy
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy -p tagcache-module --all-targets --locked --features panic-on-demand -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	$(CARGO) clippy -p tagcache --lib --locked --no-default-features -- -D warnings
-	$(CARGO) clippy -p tagcache --lib --locked --all-features -- -D warnings
 	$(CARGO) clippy -p tagcache-admin --lib --locked --no-default-features -- -D warnings
-	$(CARGO) clippy -p tagcache-admin --lib --bins --locked --all-features -- -D warnings
 
 .PHONY: msrv
 msrv: ## Build the client crate with the oldest supported Rust (rust-version in Cargo.toml), if rustup has it

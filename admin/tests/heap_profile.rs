@@ -1,5 +1,7 @@
-//! Heap profiles of the program, built with jemalloc: `cargo test -p tagcache-admin --features jemalloc --test heap_profile`.
+//! Heap profiles of the program, built with jemalloc: `cargo test --workspace --features tagcache-admin/jemalloc --test heap_profile`.
 #![forbid(unsafe_code)]
+// A helper may panic: that fails its test, as a panic in the test itself does.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};

@@ -87,7 +87,7 @@ fn panic_in_drop_of_a_value_does_not_break_the_cache() {
     let cache: LocalCache<PanicsInDrop> = LocalCache::new(2);
     for key in ["a", "b", "c", "d"] {
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            cache.set(key, PanicsInDrop, MINUTE, ["tag"])
+            cache.set(key, PanicsInDrop, MINUTE, ["tag"]);
         }));
     }
     assert_eq!(cache.len(), 2);
