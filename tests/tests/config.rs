@@ -49,7 +49,7 @@ fn packaged_settings() -> String {
 }
 
 #[test]
-fn the_packaged_configuration_names_every_setting_and_its_default() {
+fn the_packaged_config_lists_every_setting_and_its_default() {
     let settings = packaged_settings();
     let expected = DEFAULTS.map(|(name, value)| format!("{name} {value}"));
     let named: Vec<&str> = settings

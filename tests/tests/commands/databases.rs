@@ -53,7 +53,7 @@ fn flush_affects_only_the_selected_database() {
 }
 
 #[test]
-fn commands_in_a_script_and_a_transaction_use_the_selected_database() {
+fn scripts_and_transactions_use_the_selected_database() {
     on_both_protocols(|server, client| {
         call!(client, "SELECT", 4);
         let script = "redis.call('CACHE.SET', KEYS[1], 'v', 'TAGS', 1, 'a'); return redis.call('CACHE.GET', KEYS[1])";

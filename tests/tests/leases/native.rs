@@ -74,7 +74,7 @@ fn a_native_write_onto_an_awaited_key_wakes_the_waiters() {
 }
 
 #[test]
-fn a_native_write_in_a_transaction_wakes_waiters_of_its_database() {
+fn a_native_write_in_multi_wakes_waiters_of_its_database() {
     on_both_protocols(|server, client| {
         lease(client, "key");
         let mut here = Waiter::start(server, "key", 600_000);
