@@ -387,12 +387,6 @@ impl Context<'_> {
         _ = self.sdk().call(command, arguments);
     }
 
-    /// Runs UNLINK, and propagates it as if a client had sent it.
-    pub(super) fn unlink(&self, name: Str<'_>) {
-        let propagated = CallOptionsBuilder::new().replicate().build();
-        let _: CallResult<'_> = (self.sdk()).call_ext("UNLINK", &propagated, &[name.bytes()]);
-    }
-
     /// Whether the server finds keys by their number when values stand between them, as it does for its own MSETEX
     /// (Redis 8.4 and newer, Valkey 9.1). Other servers take the number of keys for the number of arguments.
     pub(super) fn finds_numbered_pairs(&self) -> bool {

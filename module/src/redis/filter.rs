@@ -191,34 +191,39 @@ impl Filter for Reclaiming {
 /// Removes the gone keys that a command names.
 #[inline(never)]
 fn remove_gone(command: &Command<'_>, keys: Keys) {
+    if !may_act() {
+        return;
+    }
     let ctx = own();
     let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
         state.expired = false;
         state.backlogs().collect()
     });
+    let mut is_announced = false;
     command.for_each_key(&ctx, keys, |name| {
         for &db in &backlogs {
             ctx.select(db);
-            if !is_gone(&ctx, name) || !may_act() {
+            if !is_gone(&ctx, name) {
                 continue;
             }
             let is_unannounced = reclaim::is_unannounced(db, name.bytes());
             if is_unannounced && !propagation::may_announce() {
                 continue;
             }
-            if is_unannounced || reclaim::announces() {
-                // First the server notifies clients that track the key. Inside the command below, it would lose the push to
-                // the client whose command is about to run, and later stop on an assertion.
-                ctx.open(name, Mode::Upkeep).close_modified();
-                // As a command of its own: servers propagate it when it ends, Redis 7.0 on a notification.
-                ctx.unlink(name);
-                state::with(|state| state.expired = true);
-            } else {
-                act(&ctx, REMOVE, name);
+            let announces = reclaim::announces();
+            // No command removes it: inside a command, the server would lose what it pushes to the client whose command is
+            // about to run (a key that it tracks, an event that it is subscribed to), and later stop on an assertion.
+            act(&ctx, REMOVE, name);
+            if is_unannounced && !announces {
+                ctx.replicate(c"UNLINK", &[name]);
             }
+            is_announced |= is_unannounced || announces;
         }
     });
-    if state::with(|state| std::mem::take(&mut state.expired)) {
+    if is_announced {
+        ctx.call("CACHE.CLOCK", &[]); // Servers propagate it at the end of any command, Redis 7.0 on a notification.
+    }
+    if is_announced | state::with(|state| std::mem::take(&mut state.expired)) {
         act(&ctx, PROPAGATE, command.name); // Redis 7.0 cannot look without expiring.
     }
 }
