@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
@@ -88,13 +88,20 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
 /// Sets the module's options. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading beside
 /// what is served), also Redis 8.0 and 8.1, which end themselves if a primary is lost in the middle of a value.
 pub(super) fn choose_options(ctx: &Context<'_>) {
-    let is_redis = ctx.version(c"valkey_version").is_none();
-    if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {
+    let valkey = ctx.version(c"valkey_version");
+    let redis = ctx.version(c"redis_version").filter(|_| valkey.is_none());
+    let stops = valkey.is_some_and(|it| it < (9, 0)) || redis.is_some_and(|it| it < (8, 6));
+    STOPS_ON_NO_TOUCH.store(stops, Ordering::Relaxed);
+    if matches!(redis, Some((7, 0..4) | (8, 0 | 1))) {
         let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
     }
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
+
+/// These servers assume that a command runs when a client with CLIENT NO-TOUCH looks a key up: they stop if none does
+/// (redis/redis#14415, valkey-io/valkey#2347).
+static STOPS_ON_NO_TOUCH: AtomicBool = AtomicBool::new(false);
 
 /// A reply of the server's own commands, kept and sent as it is, which costs less than a reply that a module makes.
 /// Made once, by `load`.
@@ -385,6 +392,25 @@ impl Context<'_> {
     /// Runs a command without propagating it, and ignores its reply.
     pub(super) fn call(&self, command: &str, arguments: &[&[u8]]) {
         _ = self.sdk().call(command, arguments);
+    }
+
+    /// Outside of any command: propagates what is pending. Servers do so at the end of each command.
+    pub(super) fn propagate(&self) {
+        let propagates = CallOptionsBuilder::new().replicate().build();
+        let none: &[&str] = &[];
+        let _: CallResult<'_> = self.sdk().call_ext("CACHE.CLOCK", &propagates, none);
+    }
+
+    /// Whether keys can be looked up on behalf of this connection while none of its commands runs.
+    pub(super) fn is_lookup_safe_for(&self, client: u64) -> bool {
+        let touches = || {
+            let words = ["LIST", "ID", &client.to_string()];
+            let line = self.sdk().call("CLIENT", &words[..]).ok();
+            let line = line.and_then(|line| String::try_from(line).ok())?;
+            let flags = line.split(' ').find_map(|word| word.strip_prefix("flags="));
+            Some(!flags.is_some_and(|flags| flags.contains('T')))
+        };
+        !STOPS_ON_NO_TOUCH.load(Ordering::Relaxed) || touches() == Some(true)
     }
 
     /// Whether the server finds keys by their number when values stand between them, as it does for its own MSETEX

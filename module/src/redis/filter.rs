@@ -33,7 +33,10 @@ const TRACK: &CStr = c"tagcache.track";
 pub(super) fn install(ctx: &Context<'_>) {
     if state::with(|state| state.filter.is_none()) {
         let filter = register::<Reclaiming>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
-        state::with(|state| state.filter = Some(filter));
+        state::with(|state| {
+            state.filter = Some(filter);
+            state.touching.clear();
+        });
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
@@ -89,7 +92,9 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
 /// otherwise even a command that fails would be propagated. Of all other commands only RENAME and MOVE depend on the
 /// key, and for these [`announce_removed`] is called.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    if !propagation::may_announce() {
+    // An eviction, which is propagated by itself. In front of some clients' commands no key can be looked up then.
+    let is_eviction = memory_used() >= 1.0 && !is_in_block();
+    if is_eviction || !propagation::may_announce() {
         return;
     }
     let ctx = own();
@@ -156,6 +161,9 @@ fn free_if_needed(command: &Command<'_>) {
     const REST: f32 = 32.0;
     let used = memory_used();
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
+    if !may_look(command) {
+        return;
+    }
     let ctx = own();
     if state::with(|state| state.hidden.is_some()) {
         if shows_hidden(&ctx) && may_free() {
@@ -178,6 +186,10 @@ impl Filter for Reclaiming {
         match native::keys(command.name.bytes()) {
             Keys::None => {}
             Keys::Set if command.is_plain_set() => {}
+            Keys::Client => {
+                let client = command.client();
+                state::with(|state| client.is_some_and(|client| state.touching.remove(&client)));
+            }
             keys => remove_gone(command, keys),
         }
         let left = UNTIL_LOOK.load(Ordering::Relaxed);
@@ -191,7 +203,7 @@ impl Filter for Reclaiming {
 /// Removes the gone keys that a command names.
 #[inline(never)]
 fn remove_gone(command: &Command<'_>, keys: Keys) {
-    if !may_act() {
+    if !may_act() || !may_look(command) {
         return;
     }
     let ctx = own();
@@ -221,10 +233,23 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
         }
     });
     if is_announced {
-        ctx.call("CACHE.CLOCK", &[]); // Servers propagate it at the end of any command, Redis 7.0 on a notification.
+        ctx.propagate(); // Redis 7.0 does so on a notification.
     }
     if is_announced | state::with(|state| std::mem::take(&mut state.expired)) {
         act(&ctx, PROPAGATE, command.name); // Redis 7.0 cannot look without expiring.
+    }
+}
+
+/// Whether keys can be looked up in front of this command. Some servers stop if its client has CLIENT NO-TOUCH on
+/// ([`Context::is_lookup_safe_for`]). A client is asked about once, and again after a command that may have changed this.
+fn may_look(command: &Command<'_>) -> bool {
+    let Some(client) = command.client() else {
+        return true;
+    };
+    state::with(|state| state.touching.contains(&client)) || {
+        let is_safe = own().is_lookup_safe_for(client);
+        state::with(|state| is_safe && state.touching.insert(client));
+        is_safe
     }
 }
 
@@ -285,7 +310,7 @@ impl<'a> Command<'a> {
     /// Calls `look` with each key that the command depends on.
     fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'_>)) {
         match keys {
-            Keys::None => {}
+            Keys::None | Keys::Client => {}
             Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Slots => self.for_each_left(ctx, look),
             Keys::Unknown => {
@@ -368,11 +393,16 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 /// ([`super::copies`]), and clients are refused then.
 fn may_act() -> bool {
     let flags = Context::server_flags();
-    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
     let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    flags & blocks == 0
+    !is_in_block()
         && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
         && reclaim::may_take()
+}
+
+/// Whether EXEC or a script runs.
+fn is_in_block() -> bool {
+    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
+    Context::server_flags() & blocks != 0
 }
 
 /// Whether any gone entry may be removed. Not while removals must be announced: the command may be the one that pauses

@@ -1,6 +1,7 @@
 //! The module's state, and the only way to it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 use super::cluster::Watched;
 use super::copies::Seen;
@@ -9,7 +10,7 @@ use super::transit::{Transfer, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
-use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
+use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Seeded, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 use crate::leb128;
 
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// Installed while there is a backlog.
     pub(super) filter: Option<Registered>,
+    /// Clients in front of whose commands the filter may look at keys.
+    pub(super) touching: HashSet<u64, Seeded>,
     /// The filter reclaims, in front of a client's command.
     pub(crate) in_filter: bool,
     /// A key has expired since this was set to false.
