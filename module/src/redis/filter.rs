@@ -161,18 +161,15 @@ fn free_if_needed(command: &Command<'_>) {
     const REST: f32 = 32.0;
     let used = memory_used();
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
-    if !may_look(command) {
-        return;
-    }
     let ctx = own();
     if state::with(|state| state.hidden.is_some()) {
-        if shows_hidden(&ctx) && may_free() {
+        if may_look(command) && shows_hidden(&ctx) && may_free() {
             act(&ctx, FREE_HIDDEN, command.name);
         }
     } else {
         UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     }
-    if used >= PRESSURE && may_free() {
+    if used >= PRESSURE && may_look(command) && may_free() {
         act(&ctx, FREE, command.name);
     }
 }
@@ -183,19 +180,19 @@ struct Reclaiming;
 impl Filter for Reclaiming {
     fn look(command: &Command<'_>) {
         // Most commands name no key that matters, and cost nothing more.
-        match native::keys(command.name.bytes()) {
-            Keys::None => {}
+        let keys = native::keys(command.name.bytes());
+        match keys {
+            Keys::None | Keys::Client => {}
             Keys::Set if command.is_plain_set() => {}
-            Keys::Client => {
-                let client = command.client();
-                state::with(|state| client.is_some_and(|client| state.touching.remove(&client)));
-            }
             keys => remove_gone(command, keys),
         }
         let left = UNTIL_LOOK.load(Ordering::Relaxed);
         UNTIL_LOOK.store(left.saturating_sub(1), Ordering::Relaxed);
         if left == 0 {
             free_if_needed(command);
+        }
+        if let (Keys::Client, Some(client)) = (keys, command.client()) {
+            state::with(|state| state.touching.remove(&client));
         }
     }
 }
