@@ -1,6 +1,6 @@
 //! The server's context: callbacks reply, replicate, notify and open keys through it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
-use super::state::CallsNothingBack;
+use super::state::{CallsNothingBack, UnderLock};
 use super::{Key, OK, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
@@ -23,10 +23,8 @@ struct Later {
     run: Box<dyn FnOnce(&Context<'_>)>,
 }
 
-thread_local! {
-    /// By number. Only the main thread uses it.
-    static LATER: RefCell<BTreeMap<usize, Later>> = const { RefCell::new(BTreeMap::new()) };
-}
+/// By number.
+static LATER: UnderLock<BTreeMap<usize, Later>> = UnderLock::new(BTreeMap::new());
 
 /// The server's context of the running callback.
 #[derive(Debug)]
@@ -586,7 +584,7 @@ impl Context<'_> {
             timer: self.start_timer(ms, number),
             run: Box::new(run),
         };
-        LATER.with_borrow_mut(|later| later.insert(number, what));
+        LATER.0.borrow_mut().insert(number, what);
     }
 
     /// Starts all timers anew if one is late. The server's go by the time of day. If that is set back by an hour, a
@@ -594,25 +592,24 @@ impl Context<'_> {
     pub(super) fn run_overdue(&self) {
         const LATE_MS: u64 = 100;
         let now_ms = monotonic_ms();
-        LATER.with_borrow_mut(|later| {
-            if !later.values().any(|what| what.due_ms + LATE_MS < now_ms) {
-                return;
-            }
-            for what in later.values() {
-                _ = self.sdk().stop_timer::<usize>(what.timer);
-            }
-            for (&number, what) in later {
-                let left_ms = what.due_ms.saturating_sub(now_ms);
-                what.timer = self.start_timer(left_ms, number);
-            }
-        });
+        let mut later = LATER.0.borrow_mut();
+        if !later.values().any(|what| what.due_ms + LATE_MS < now_ms) {
+            return;
+        }
+        for what in later.values() {
+            _ = self.sdk().stop_timer::<usize>(what.timer);
+        }
+        for (&number, what) in &mut *later {
+            let left_ms = what.due_ms.saturating_sub(now_ms);
+            what.timer = self.start_timer(left_ms, number);
+        }
     }
 
     fn start_timer(&self, ms: u64, number: usize) -> raw::RedisModuleTimerID {
         fn on_timer(ctx: &redis_module::Context, number: usize) {
             // SAFETY: the server passes a live context.
             let ctx = unsafe { Context::from_raw(ctx.get_raw()) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&number));
+            let later = LATER.0.borrow_mut().remove(&number);
             if let Some(Later { run, .. }) = later {
                 guard(Place::Other, (), || run(&ctx));
             }

@@ -391,9 +391,7 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 fn may_act() -> bool {
     let flags = Context::server_flags();
     let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    !is_in_block()
-        && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
-        && reclaim::may_take()
+    !is_in_block() && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING && reclaim::may_take()
 }
 
 /// Whether EXEC or a script runs.
