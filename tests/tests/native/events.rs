@@ -95,7 +95,7 @@ fn a_client_that_names_a_refused_entry_itself_gets_the_pushes() {
         let payload = call!(client, "DUMP", "key").bytes().to_vec();
         run!(client, "CACHE.INVALIDATE t");
         run!(client, "CLIENT TRACKING ON");
-        client.send(&args!["PSUBSCRIBE", "__keyevent@0__:*"]);
+        client.send(&["PSUBSCRIBE", "__keyevent@0__:*"]);
         // The server reads these at once, so it has not announced the refusal yet.
         let replies = client.pipeline(&[
             args!["RESTORE", "key", 0, payload, "REPLACE"],

@@ -181,7 +181,7 @@ fn a_client_with_no_touch_meets_gone_entries() {
             args!["EXEC"],
         ];
         fill(&mut other);
-        other.send(&args!["CACHE.INVALIDATE", "t"]);
+        other.send(&["CACHE.INVALIDATE", "t"]);
         let replies = client.pipeline(&[incr.clone(), args!["APPEND", "key7", "v"]]);
         assert!(replies[0].int() > 1);
         call!(client, "CLIENT", "NO-TOUCH", "OFF");
@@ -209,7 +209,7 @@ fn a_client_with_no_touch_may_wait_for_a_lease() {
         let (mut client, mut other) = (server.raw(), server.raw());
         run!(other, "CACHE.FETCH key LEASE 60000");
         call!(client, "CLIENT", "NO-TOUCH", "ON"); // Redis 7.0 does not know it.
-        client.send(&args!["CACHE.FETCH", "key", "WAIT", 60_000]);
+        client.send(&["CACHE.FETCH", "key", "WAIT", "60000"]);
         // If it waits, it finds the value. Servers that could not serve it later answer at once.
         run!(other, "CACHE.SET key v");
         let state = client.read().items()[0].text();
