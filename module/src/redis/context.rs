@@ -90,6 +90,8 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
     let redis = ctx.version(c"redis_version").filter(|_| valkey.is_none());
     let stops = valkey.is_some_and(|it| it < (9, 0)) || redis.is_some_and(|it| it < (8, 6));
     STOPS_ON_NO_TOUCH.store(stops, Ordering::Relaxed);
+    let asks_aside = valkey.is_some() || redis.is_some_and(|it| ((8, 1)..(8, 6)).contains(&it));
+    FIRST_KEY_ONLY.store(asks_aside && ctx.is_cluster(), Ordering::Relaxed);
     if matches!(redis, Some((7, 0..4) | (8, 0 | 1))) {
         let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
@@ -100,6 +102,10 @@ pub(super) fn choose_options(ctx: &Context<'_>) {
 /// These servers assume that a command runs when a client with CLIENT NO-TOUCH looks a key up: they stop if none does
 /// (redis/redis#14415, valkey-io/valkey#2347).
 static STOPS_ON_NO_TOUCH: AtomicBool = AtomicBool::new(false);
+
+/// In a cluster, Valkey and Redis 8.2 ask a command for its keys on I/O threads, where that call corrupts the server's
+/// state. There CACHE.MSET declares only its first key, and checks the others itself.
+static FIRST_KEY_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// A reply of the server's own commands, kept and sent as it is, which costs less than a reply that a module makes.
 /// Made once, by `load`.
@@ -263,6 +269,17 @@ impl Context<'_> {
         let (position, flags) = (position as c_int, flags as c_int);
         // SAFETY: the context is that of a command that is to name its keys.
         unsafe { api!(RedisModule_KeyAtPosWithFlags(self.raw, position, flags)) };
+    }
+
+    /// Whether the server knows only the first key of CACHE.MSET.
+    pub(crate) fn knows_first_key_only() -> bool {
+        FIRST_KEY_ONLY.load(Ordering::Relaxed)
+    }
+
+    /// The hash slot of a key. Not for Redis 7.0, which lacks the function.
+    pub(crate) fn hash_slot(name: Str<'_>) -> u32 {
+        // SAFETY: the name is alive.
+        unsafe { api!(RedisModule_ClusterKeySlot(name.as_raw())) }
     }
 
     fn has_flags(&self, any: u32) -> bool {
