@@ -64,7 +64,7 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-// SAFETY: entries are changed only on the server's main thread. The `Send` bound of `state::with` involves no other
+// SAFETY: entries are changed only under the server's lock. The `Send` bound of `state::with` involves no other
 // thread; it keeps contexts and open keys out, and entries may come in.
 unsafe impl Send for Entry<'_> {}
 // SAFETY: as above.
@@ -338,7 +338,7 @@ impl<'a> Entry<'a> {
 
     fn write<const N: usize>(self, at: usize, bytes: [u8; N]) {
         debug_assert!(at + N <= LENGTHS);
-        // SAFETY: as `read`. No slice that was handed out covers the header, and only the main thread writes.
+        // SAFETY: as `read`. No slice that was handed out covers the header, and only the holder of the server's lock writes.
         unsafe { self.ptr.as_ptr().add(at).cast::<[u8; N]>().write(bytes) };
     }
 

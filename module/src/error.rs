@@ -28,6 +28,10 @@ pub(crate) enum Error {
     TagTooLong { given: u64, limit: u64 },
     #[error("NOPERM this user has no permissions to access one of the tags used as arguments")]
     TagNotPermitted,
+    #[error("NOPERM No permissions to access a key")]
+    KeyNotPermitted,
+    #[error("CROSSSLOT Keys in request don't hash to the same slot")]
+    CrossSlot,
     #[error("ERR internal error")]
     Internal,
 }

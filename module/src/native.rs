@@ -9,6 +9,8 @@ pub(crate) enum Keys {
     Set,
     /// The keys that are left in the slots that the command announces.
     Slots,
+    /// None, but it may change CLIENT NO-TOUCH.
+    Client,
     /// The server must be queried, which costs more than the look at a key.
     Unknown,
 }
@@ -40,8 +42,9 @@ pub(crate) fn keys(name: &[u8]) -> Keys {
             b"lpush" b"rpush" b"lpop" b"rpop" b"lrange" b"llen" b"sadd" b"srem" b"scard" b"smembers"
             b"zadd" b"zrem" b"zscore" b"zrange" b"zcard" b"zincrby" b"xadd";
         Slots: b"cluster";
-        None: b"ping" b"echo" b"select" b"multi" b"exec" b"discard" b"publish" b"info" b"time" b"auth" b"hello"
-            b"client" b"config" b"scan" b"dbsize" b"wait" b"replconf";
+        Client: b"client" b"exec";
+        None: b"ping" b"echo" b"select" b"multi" b"discard" b"publish" b"info" b"time" b"auth" b"hello"
+            b"config" b"scan" b"dbsize" b"wait" b"replconf";
     }
     Keys::Unknown
 }
@@ -102,6 +105,7 @@ mod tests {
             (b"RENAME", Keys::Unknown),
             (b"SINTERSTORE", Keys::Unknown),
             (b"Cluster", Keys::Slots),
+            (b"exec", Keys::Client),
         ] {
             assert_eq!(keys(name), expected, "{}", String::from_utf8_lossy(name));
         }

@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
 
 use crate::builder::ServerBuilder;
-use crate::process::TempDir;
+use crate::process::{TempDir, compile};
 
 /// The time of day of the servers that are started with it, shifted against that of the machine.
 #[derive(Debug)]
@@ -22,15 +21,7 @@ impl Clock {
     /// Panics if the library cannot be compiled.
     pub fn new() -> Option<Self> {
         let dir = TempDir::new();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
-        let compiled = compiler.arg(dir.path().join("clock.so")).arg(source);
-        let Ok(status) = compiled.status() else {
-            eprintln!("skipped: no C compiler (cc)");
-            return None;
-        };
-        assert!(status.success(), "{source} is compiled");
+        compile("clock.c", &dir.path().join("clock.so"))?;
         let shift_ms = File::create(dir.path().join("shift")).expect("a file of our own");
         let clock = Self { dir, shift_ms };
         clock.shift(0);

@@ -33,6 +33,7 @@ pub mod sentinel;
 mod server;
 pub mod state;
 pub mod stream;
+pub mod threads;
 pub mod traffic;
 mod wait;
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -178,4 +178,19 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Compiles a C file of this crate into a library. `None`, and a message, where there is no C compiler.
+pub(crate) fn compile(source: &str, library: &Path) -> Option<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src")
+        .join(source);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
+    let Ok(status) = compiler.arg(library).arg(&source).status() else {
+        eprintln!("skipped: no C compiler (cc)");
+        return None;
+    };
+    assert!(status.success(), "{} is compiled", source.display());
+    Some(())
 }

@@ -2,6 +2,7 @@ use crate::args::{Cursor, TagLimits, Ttl};
 use crate::commands::open;
 use crate::commands::write::{self, Logged, Options};
 use crate::error::Error;
+use crate::redis::access::{self, Access};
 use crate::redis::context::Parts;
 use crate::redis::{Args, Context, Mode, Words, propagation, reclaim};
 
@@ -50,6 +51,15 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
     write::decide_times(ctx, &mut asked, COMMAND)?;
     let pairs = || (0..keys).map(|at| (2 * at + 1, words[2 * at + 2]));
     let names: Parts<'_> = args.iter().take(2 * keys + 1).collect();
+    if Context::knows_first_key_only() {
+        let slot = Context::hash_slot(names[1]);
+        if pairs().any(|(at, _)| Context::hash_slot(names[at]) != slot) {
+            return Err(Error::CrossSlot);
+        }
+        let keys: Vec<&[u8]> = pairs().map(|(at, _)| names[at].bytes()).collect();
+        let checked = access::check_tags(ctx, args, &keys, Access::Write);
+        checked.map_err(|_| Error::KeyNotPermitted)?;
+    }
     for (at, _) in pairs() {
         open(ctx, names[at], Mode::Peek)?;
     }

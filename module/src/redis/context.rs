@@ -1,16 +1,16 @@
 //! The server's context: callbacks reply, replicate, notify and open keys through it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis_module::{CallOptionsBuilder, CallResult, RedisValue, raw};
 use smallvec::SmallVec;
 
-use super::state::CallsNothingBack;
+use super::state::{CallsNothingBack, UnderLock};
 use super::{Key, OK, OwnedStr, Place, Str, TYPE_NAME, guard, panic_point, propagation};
 use crate::engine::Moment;
 use crate::error::Error;
@@ -23,10 +23,8 @@ struct Later {
     run: Box<dyn FnOnce(&Context<'_>)>,
 }
 
-thread_local! {
-    /// By number. Only the main thread uses it.
-    static LATER: RefCell<BTreeMap<usize, Later>> = const { RefCell::new(BTreeMap::new()) };
-}
+/// By number.
+static LATER: UnderLock<BTreeMap<usize, Later>> = UnderLock::new(BTreeMap::new());
 
 /// The server's context of the running callback.
 #[derive(Debug)]
@@ -88,13 +86,26 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
 /// Sets the module's options. Some servers are not asked to serve old data while they load (`DESIGN.md`, Loading beside
 /// what is served), also Redis 8.0 and 8.1, which end themselves if a primary is lost in the middle of a value.
 pub(super) fn choose_options(ctx: &Context<'_>) {
-    let is_redis = ctx.version(c"valkey_version").is_none();
-    if is_redis && matches!(ctx.version(c"redis_version"), Some((7, 0..4) | (8, 0 | 1))) {
+    let valkey = ctx.version(c"valkey_version");
+    let redis = ctx.version(c"redis_version").filter(|_| valkey.is_none());
+    let stops = valkey.is_some_and(|it| it < (9, 0)) || redis.is_some_and(|it| it < (8, 6));
+    STOPS_ON_NO_TOUCH.store(stops, Ordering::Relaxed);
+    let asks_aside = valkey.is_some() || redis.is_some_and(|it| ((8, 1)..(8, 6)).contains(&it));
+    FIRST_KEY_ONLY.store(asks_aside && ctx.is_cluster(), Ordering::Relaxed);
+    if matches!(redis, Some((7, 0..4) | (8, 0 | 1))) {
         let option = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
         OPTIONS.fetch_and(!option, Ordering::Relaxed);
     }
     ctx.set_options(OPTIONS.load(Ordering::Relaxed));
 }
+
+/// These servers assume that a command runs when a client with CLIENT NO-TOUCH looks a key up: they stop if none does
+/// (redis/redis#14415, valkey-io/valkey#2347).
+static STOPS_ON_NO_TOUCH: AtomicBool = AtomicBool::new(false);
+
+/// In a cluster, Valkey and Redis 8.2 ask a command for its keys on I/O threads, where that call corrupts the server's
+/// state. There CACHE.MSET declares only its first key, and checks the others itself.
+static FIRST_KEY_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// A reply of the server's own commands, kept and sent as it is, which costs less than a reply that a module makes.
 /// Made once, by `load`.
@@ -260,6 +271,17 @@ impl Context<'_> {
         unsafe { api!(RedisModule_KeyAtPosWithFlags(self.raw, position, flags)) };
     }
 
+    /// Whether the server knows only the first key of CACHE.MSET.
+    pub(crate) fn knows_first_key_only() -> bool {
+        FIRST_KEY_ONLY.load(Ordering::Relaxed)
+    }
+
+    /// The hash slot of a key. Not for Redis 7.0, which lacks the function.
+    pub(crate) fn hash_slot(name: Str<'_>) -> u32 {
+        // SAFETY: the name is alive.
+        unsafe { api!(RedisModule_ClusterKeySlot(name.as_raw())) }
+    }
+
     fn has_flags(&self, any: u32) -> bool {
         self.flags() & any != 0
     }
@@ -387,10 +409,23 @@ impl Context<'_> {
         _ = self.sdk().call(command, arguments);
     }
 
-    /// Runs UNLINK, and propagates it as if a client had sent it.
-    pub(super) fn unlink(&self, name: Str<'_>) {
-        let propagated = CallOptionsBuilder::new().replicate().build();
-        let _: CallResult<'_> = (self.sdk()).call_ext("UNLINK", &propagated, &[name.bytes()]);
+    /// Outside of any command: propagates what is pending. Servers do so at the end of each command.
+    pub(super) fn propagate(&self) {
+        let propagates = CallOptionsBuilder::new().replicate().build();
+        let none: &[&str] = &[];
+        let _: CallResult<'_> = self.sdk().call_ext("CACHE.CLOCK", &propagates, none);
+    }
+
+    /// Whether keys can be looked up on behalf of this connection while none of its commands runs.
+    pub(super) fn is_lookup_safe_for(&self, client: u64) -> bool {
+        let touches = || {
+            let words = ["LIST", "ID", &client.to_string()];
+            let line = self.sdk().call("CLIENT", &words[..]).ok();
+            let line = line.and_then(|line| String::try_from(line).ok())?;
+            let flags = line.split(' ').find_map(|word| word.strip_prefix("flags="));
+            Some(!flags.is_some_and(|flags| flags.contains('T')))
+        };
+        !STOPS_ON_NO_TOUCH.load(Ordering::Relaxed) || touches() == Some(true)
     }
 
     /// Whether the server finds keys by their number when values stand between them, as it does for its own MSETEX
@@ -566,7 +601,7 @@ impl Context<'_> {
             timer: self.start_timer(ms, number),
             run: Box::new(run),
         };
-        LATER.with_borrow_mut(|later| later.insert(number, what));
+        LATER.0.borrow_mut().insert(number, what);
     }
 
     /// Starts all timers anew if one is late. The server's go by the time of day. If that is set back by an hour, a
@@ -574,25 +609,24 @@ impl Context<'_> {
     pub(super) fn run_overdue(&self) {
         const LATE_MS: u64 = 100;
         let now_ms = monotonic_ms();
-        LATER.with_borrow_mut(|later| {
-            if !later.values().any(|what| what.due_ms + LATE_MS < now_ms) {
-                return;
-            }
-            for what in later.values() {
-                _ = self.sdk().stop_timer::<usize>(what.timer);
-            }
-            for (&number, what) in later {
-                let left_ms = what.due_ms.saturating_sub(now_ms);
-                what.timer = self.start_timer(left_ms, number);
-            }
-        });
+        let mut later = LATER.0.borrow_mut();
+        if !later.values().any(|what| what.due_ms + LATE_MS < now_ms) {
+            return;
+        }
+        for what in later.values() {
+            _ = self.sdk().stop_timer::<usize>(what.timer);
+        }
+        for (&number, what) in &mut *later {
+            let left_ms = what.due_ms.saturating_sub(now_ms);
+            what.timer = self.start_timer(left_ms, number);
+        }
     }
 
     fn start_timer(&self, ms: u64, number: usize) -> raw::RedisModuleTimerID {
         fn on_timer(ctx: &redis_module::Context, number: usize) {
             // SAFETY: the server passes a live context.
             let ctx = unsafe { Context::from_raw(ctx.get_raw()) };
-            let later = LATER.with_borrow_mut(|later| later.remove(&number));
+            let later = LATER.0.borrow_mut().remove(&number);
             if let Some(Later { run, .. }) = later {
                 guard(Place::Other, (), || run(&ctx));
             }

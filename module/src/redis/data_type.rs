@@ -81,7 +81,7 @@ unsafe fn entry<'a>(value: *const c_void) -> Entry<'a> {
 unsafe extern "C" fn free_entry(value: *mut c_void) {
     // SAFETY: the server passes a value that is alive until it is freed here.
     let entry = unsafe { entry(value) };
-    // Only the main thread may touch the state. Other threads free unlinked and flushed values only.
+    // The server's background threads may not touch the state. They free unlinked and flushed values only.
     if entry.slot().is_some() && state::is_main_thread() {
         let done = guard(Place::Unlink, false, || store::freed(entry));
         if !done {

@@ -29,6 +29,9 @@ pub(super) fn describe(ctx: &Context<'_>, command: &Command) -> Result<(), &'sta
             let last = if last < 0 { last } else { last - first };
             Some((first, FindKeys::new_range(last, step, 0)))
         }
+        Keys::NumberedPairs if Context::knows_first_key_only() => {
+            Some((2, FindKeys::new_range(0, 1, 0)))
+        }
         Keys::NumberedPairs => {
             // Where the server would find too few keys, it asks the command instead. Only there, because Redis 8.6
             // stops on an assertion if it asks while HOTKEYS counts.

@@ -33,7 +33,10 @@ const TRACK: &CStr = c"tagcache.track";
 pub(super) fn install(ctx: &Context<'_>) {
     if state::with(|state| state.filter.is_none()) {
         let filter = register::<Reclaiming>(ctx, raw::REDISMODULE_CMDFILTER_NOSELF);
-        state::with(|state| state.filter = Some(filter));
+        state::with(|state| {
+            state.filter = Some(filter);
+            state.touching.clear();
+        });
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
@@ -89,7 +92,9 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
 /// otherwise even a command that fails would be propagated. Of all other commands only RENAME and MOVE depend on the
 /// key, and for these [`announce_removed`] is called.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    if !propagation::may_announce() {
+    // An eviction, which is propagated by itself. In front of some clients' commands no key can be looked up then.
+    let is_eviction = memory_used() >= 1.0 && !is_in_block();
+    if is_eviction || !propagation::may_announce() {
         return;
     }
     let ctx = own();
@@ -158,13 +163,13 @@ fn free_if_needed(command: &Command<'_>) {
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
     let ctx = own();
     if state::with(|state| state.hidden.is_some()) {
-        if shows_hidden(&ctx) && may_free() {
+        if may_look(command) && shows_hidden(&ctx) && may_free() {
             act(&ctx, FREE_HIDDEN, command.name);
         }
     } else {
         UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     }
-    if used >= PRESSURE && may_free() {
+    if used >= PRESSURE && may_look(command) && may_free() {
         act(&ctx, FREE, command.name);
     }
 }
@@ -175,8 +180,9 @@ struct Reclaiming;
 impl Filter for Reclaiming {
     fn look(command: &Command<'_>) {
         // Most commands name no key that matters, and cost nothing more.
-        match native::keys(command.name.bytes()) {
-            Keys::None => {}
+        let keys = native::keys(command.name.bytes());
+        match keys {
+            Keys::None | Keys::Client => {}
             Keys::Set if command.is_plain_set() => {}
             keys => remove_gone(command, keys),
         }
@@ -185,41 +191,62 @@ impl Filter for Reclaiming {
         if left == 0 {
             free_if_needed(command);
         }
+        if let (Keys::Client, Some(client)) = (keys, command.client()) {
+            state::with(|state| state.touching.remove(&client));
+        }
     }
 }
 
 /// Removes the gone keys that a command names.
 #[inline(never)]
 fn remove_gone(command: &Command<'_>, keys: Keys) {
+    if !may_act() || !may_look(command) {
+        return;
+    }
     let ctx = own();
     let backlogs: SmallVec<[u32; 8]> = state::with(|state| {
         state.expired = false;
         state.backlogs().collect()
     });
+    let mut is_announced = false;
     command.for_each_key(&ctx, keys, |name| {
         for &db in &backlogs {
             ctx.select(db);
-            if !is_gone(&ctx, name) || !may_act() {
+            if !is_gone(&ctx, name) {
                 continue;
             }
             let is_unannounced = reclaim::is_unannounced(db, name.bytes());
             if is_unannounced && !propagation::may_announce() {
                 continue;
             }
-            if is_unannounced || reclaim::announces() {
-                // First the server notifies clients that track the key. Inside the command below, it would lose the push to
-                // the client whose command is about to run, and later stop on an assertion.
-                ctx.open(name, Mode::Upkeep).close_modified();
-                // As a command of its own: servers propagate it when it ends, Redis 7.0 on a notification.
-                ctx.unlink(name);
-                state::with(|state| state.expired = true);
-            } else {
-                act(&ctx, REMOVE, name);
+            let announces = reclaim::announces();
+            // No command removes it: inside a command, the server would lose what it pushes to the client whose command is
+            // about to run (a key that it tracks, an event that it is subscribed to), and later stop on an assertion.
+            act(&ctx, REMOVE, name);
+            if is_unannounced && !announces {
+                ctx.replicate(c"UNLINK", &[name]);
             }
+            is_announced |= is_unannounced || announces;
         }
     });
-    if state::with(|state| std::mem::take(&mut state.expired)) {
+    if is_announced {
+        ctx.propagate(); // Redis 7.0 does so on a notification.
+    }
+    if is_announced | state::with(|state| std::mem::take(&mut state.expired)) {
         act(&ctx, PROPAGATE, command.name); // Redis 7.0 cannot look without expiring.
+    }
+}
+
+/// Whether keys can be looked up in front of this command. Some servers stop if its client has CLIENT NO-TOUCH on
+/// ([`Context::is_lookup_safe_for`]). A client is asked about once, and again after a command that may have changed this.
+fn may_look(command: &Command<'_>) -> bool {
+    let Some(client) = command.client() else {
+        return true;
+    };
+    state::with(|state| state.touching.contains(&client)) || {
+        let is_safe = own().is_lookup_safe_for(client);
+        state::with(|state| is_safe && state.touching.insert(client));
+        is_safe
     }
 }
 
@@ -280,7 +307,7 @@ impl<'a> Command<'a> {
     /// Calls `look` with each key that the command depends on.
     fn for_each_key(&self, ctx: &Context<'_>, keys: Keys, look: impl FnMut(Str<'_>)) {
         match keys {
-            Keys::None => {}
+            Keys::None | Keys::Client => {}
             Keys::First | Keys::Set => self.arg(1).into_iter().for_each(look),
             Keys::Slots => self.for_each_left(ctx, look),
             Keys::Unknown => {
@@ -363,11 +390,14 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 /// ([`super::copies`]), and clients are refused then.
 fn may_act() -> bool {
     let flags = Context::server_flags();
-    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
     let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    flags & blocks == 0
-        && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
-        && reclaim::may_take()
+    !is_in_block() && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING && reclaim::may_take()
+}
+
+/// Whether EXEC or a script runs.
+fn is_in_block() -> bool {
+    let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
+    Context::server_flags() & blocks != 0
 }
 
 /// Whether any gone entry may be removed. Not while removals must be announced: the command may be the one that pauses

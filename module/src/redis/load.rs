@@ -1,6 +1,6 @@
 //! Loading the module: API, settings, data type, commands, events.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 
 use redis_module::raw;
 
@@ -163,6 +163,11 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
     data_type::register(ctx)?;
     describe::add_category(ctx);
     for command in commands {
+        let mut flags = command.flags.to_owned();
+        if Context::knows_first_key_only() {
+            let kept = flags.to_string_lossy().replace(" getkeys-api", "");
+            flags = CString::new(kept).unwrap_or_default();
+        }
         // [`describe`] declares where its keys are.
         // SAFETY: the context is that of loading; the server copies name and flags.
         let created = unsafe {
@@ -170,7 +175,7 @@ fn start(ctx: &Context<'_>, config: &Config, commands: &[Command]) -> Result<(),
                 ctx.as_raw(),
                 command.name.as_ptr(),
                 command.entry,
-                command.flags.as_ptr(),
+                flags.as_ptr(),
                 0,
                 0,
                 0

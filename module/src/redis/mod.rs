@@ -1,8 +1,9 @@
 //! The shell around the engine: every call to the server and every call from it. All `unsafe` of the module is here
 //! and in `entry.rs`.
 //!
-//! The server runs all of this on its main thread, one callback at a time, with one exception: `free` of the data type
-//! may run on a background thread. Calls to the server can call back into the module (deleting a key calls `unlink`),
+//! The server runs all of this on its main thread, or on a thread of another module that calls a command. Such a thread
+//! holds the server's lock, so one callback runs at a time, with one exception: `free` of the data type may run on a
+//! background thread. Calls to the server can call back into the module (deleting a key calls `unlink`),
 //! so [`state::with`] is never held across such a call.
 
 /// Calls a function of the module API that exists on every supported server. Code that uses a newer function looks it

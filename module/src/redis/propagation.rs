@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis_module::raw;
 
-use super::state::MainThread;
+use super::state::UnderLock;
 use super::{Context, OwnedStr};
 
 static ALONE: AtomicBool = AtomicBool::new(false);
@@ -20,12 +20,12 @@ pub(crate) fn is_alone() -> bool {
 type Slots = (u16, u16);
 
 /// The atomic migrations that are in progress, each with its hash slots.
-type Migrations = MainThread<Vec<Vec<Slots>>>;
+type Migrations = UnderLock<Vec<Vec<Slots>>>;
 
 /// Migrations to this node; on a replica, to its primary.
-static COMING: Migrations = MainThread::new(Vec::new());
+static COMING: Migrations = UnderLock::new(Vec::new());
 /// Migrations away from this node.
-static LEAVING: Migrations = MainThread::new(Vec::new());
+static LEAVING: Migrations = UnderLock::new(Vec::new());
 /// The migrations are of Valkey 9.
 static BY_VALKEY: AtomicBool = AtomicBool::new(false);
 

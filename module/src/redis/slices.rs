@@ -65,7 +65,7 @@ fn go_on<R: 'static>(
         return;
     };
     // SAFETY: the client is blocked, so its handle is alive until this code ends it, once; the context is freed once.
-    // All of this runs on the main thread.
+    // All of this runs under the lock of the server.
     unsafe {
         let raw = api!(RedisModule_GetThreadSafeContext(client));
         let ctx = Context::from_raw(raw);

@@ -1,6 +1,7 @@
 //! The module's state, and the only way to it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 use super::cluster::Watched;
 use super::copies::Seen;
@@ -9,7 +10,7 @@ use super::transit::{Transfer, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
-use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
+use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Seeded, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 use crate::leb128;
 
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) reclaim_pace: Pace,
     /// Installed while there is a backlog.
     pub(super) filter: Option<Registered>,
+    /// Clients in front of whose commands the filter may look at keys.
+    pub(super) touching: HashSet<u64, Seeded>,
     /// The filter reclaims, in front of a client's command.
     pub(crate) in_filter: bool,
     /// A key has expired since this was set to false.
@@ -425,26 +428,26 @@ impl State {
     }
 }
 
-/// A value that only the server's main thread touches.
-pub(super) struct MainThread<T>(pub(super) RefCell<T>);
+/// A value that is touched only under the server's lock.
+pub(super) struct UnderLock<T>(pub(super) RefCell<T>);
 
-// SAFETY: the server calls the module on its main thread only, except `free`, which does not come here. A forked child
-// has this memory to itself.
-unsafe impl<T> Sync for MainThread<T> {}
+// SAFETY: whoever calls the module holds the lock: the server's main thread, or a thread of another module that calls a
+// command. The exception is `free`, which does not come here without it. A forked child has this memory to itself.
+unsafe impl<T> Sync for UnderLock<T> {}
 
-impl<T> MainThread<T> {
+impl<T> UnderLock<T> {
     pub(super) const fn new(value: T) -> Self {
         Self(RefCell::new(value))
     }
 }
 
-static STATE: MainThread<Option<State>> = MainThread::new(None);
+static STATE: UnderLock<Option<State>> = UnderLock::new(None);
 
 thread_local! {
     static IS_MAIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this is the server's main thread. Only this thread may touch the state.
+/// Whether this is the server's main thread. Other threads may touch the state only while they hold the server's lock.
 pub(crate) fn is_main_thread() -> bool {
     IS_MAIN.get()
 }
@@ -493,7 +496,7 @@ pub(crate) fn index<R>(number: u32, body: impl FnOnce(&mut Index<Handle>) -> R +
 #[repr(transparent)]
 pub(crate) struct CallsNothingBack<T>(T);
 
-// SAFETY: all of this runs on the server's main thread; the bound of `with` only keeps other pointers out.
+// SAFETY: all of this runs under the server's lock; the bound of `with` only keeps other pointers out.
 unsafe impl<T> Send for CallsNothingBack<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for CallsNothingBack<T> {}

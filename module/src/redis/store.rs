@@ -18,7 +18,7 @@ use super::{
 use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
-/// The database that is being changed. Only the server's main thread changes databases.
+/// The database that is being changed.
 static CHANGING: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = u32::MAX;
 
@@ -41,7 +41,7 @@ fn change_index(db: u32, body: impl FnOnce(&mut Index<Handle>) + Send) {
 /// After a panic: empties the index of the database that was being changed, if any.
 pub(super) fn distrust_changed() {
     let db = CHANGING.load(Ordering::Relaxed);
-    if db != NONE && state::is_main_thread() {
+    if db != NONE {
         CHANGING.store(NONE, Ordering::Relaxed);
         distrust(db, "was being changed");
     }

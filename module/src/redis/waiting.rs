@@ -61,8 +61,12 @@ enum Ending {
 /// Leases that are changed before the next look at the time.
 const AT_ONCE: usize = 16;
 
-/// Makes the client wait for the holder of the key's lease. Returns false, and does nothing, if no client holds it.
+/// Makes the client wait for the holder of the key's lease. Returns false, and does nothing, if no client holds it, or if
+/// the key cannot be looked up when the client is served.
 pub(crate) fn block(ctx: &Context<'_>, name: Str<'_>, wait_ms: u64, caller: Caller) -> bool {
+    if !ctx.is_lookup_safe_for(caller.client) {
+        return false;
+    }
     let db = ctx.db();
     let now = monotonic_ms();
     let waiter = state::with(|state| {

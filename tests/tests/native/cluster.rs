@@ -498,3 +498,61 @@ fn unix_ms(client: &mut RawClient) -> i64 {
     time.items()[0].text().parse::<i64>().expect("seconds") * 1_000
         + time.items()[1].text().parse::<i64>().expect("microseconds") / 1_000
 }
+
+/// Valkey and Redis 8.2 ask modules for the keys of their commands on I/O threads, if the module declared such a command.
+/// That call corrupted the server's state, and the server stopped on an assertion.
+#[test]
+fn several_keys_are_written_beside_io_threads() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .arg("--cluster-enabled", "yes")
+            .arg("--appendonly", "yes")
+            .arg("--io-threads", "4")
+            .start();
+        let mut client = server.raw();
+        run!(client, "CLUSTER ADDSLOTSRANGE 0 16383");
+        wait_until("the cluster is up", DEADLINE, || {
+            call!(client, "CLUSTER", "INFO")
+                .text()
+                .contains("cluster_state:ok")
+        });
+        // As servers only start I/O threads for many clients, and the calls must coincide with others, this needs a while.
+        let threads: Vec<_> = (0..8)
+            .map(|n| {
+                let mut client = server.raw();
+                std::thread::spawn(move || {
+                    let mset = format!("CACHE.MSET 2 {{t{n}}}a v {{t{n}}}b w PX 1 TAGS 1 t");
+                    let set = format!("SET n{n} v PX 1");
+                    let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+                    let lines: [Vec<String>; 2] = [words(&mset), words(&set)];
+                    for _ in 0..3_000 {
+                        let replies = client.pipeline(&lines);
+                        assert_eq!(replies, [Reply::Int(2), Reply::ok()]);
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().expect("the server lives"));
+        assert_eq!(call!(client, "PING").text(), "PONG");
+    });
+}
+
+/// A user's key patterns apply to all keys of CACHE.MSET, also where the server knows only the first one.
+#[test]
+fn several_keys_obey_key_patterns_in_a_cluster() {
+    for_all_engines(|engine| {
+        let (server, _other) = pair(engine);
+        let mut client = server.raw();
+        run!(client, "ACL SETUSER half on nopass ~{{a}}1 ~t +@all");
+        run!(client, "AUTH half x");
+        assert_eq!(run!(client, "CACHE.MSET 1 {{a}}1 v TAGS 1 t"), Reply::Int(1));
+        let refused = run!(client, "CACHE.MSET 2 {{a}}1 v {{a}}2 w");
+        assert!(
+            refused.error().is_some_and(|e| e.starts_with("NOPERM ")),
+            "{refused:?}"
+        );
+    });
+}

@@ -1,7 +1,7 @@
 //! Native commands that only read: OBJECT, TYPE, SCAN, MEMORY USAGE, DEBUG DIGEST-VALUE.
 
-use tagcache_tests::look::{entry_keys, inspect};
-use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, for_each_engine};
+use tagcache_tests::look::{entry_keys, info, inspect};
+use tagcache_tests::{RawClient, Reply, Server, args, call, for_all_engines, for_each_engine, run};
 
 #[test]
 fn type_scan_exists_and_object_work_with_entries() {
@@ -153,5 +153,67 @@ fn the_digest_depends_on_value_and_tags_and_not_on_history() {
         let dataset = call!(client, "DEBUG", "DIGEST");
         assert_eq!(call!(client, "DEBUG", "RELOAD"), Reply::ok());
         assert_eq!(call!(client, "DEBUG", "DIGEST"), dataset);
+    });
+}
+
+/// Redis before 8.6 and Valkey before 9 stop if a key is looked up for such a client while none of its commands runs:
+/// before its command, while the server evicts keys for it, and while it waits.
+#[test]
+fn a_client_with_no_touch_meets_gone_entries() {
+    for_all_engines(|engine| {
+        let server = Server::builder()
+            .engine(engine)
+            .module_args(&["reclaim-budget-us", "50", "reclaim-inline", "0"])
+            .arg("--maxmemory-policy", "allkeys-random")
+            .start();
+        let (mut client, mut other) = (server.raw(), server.raw());
+        let fill = |other: &mut RawClient| {
+            let set = |n| args!["CACHE.SET", format!("key{n}"), "v", "TAGS", 1, "t"];
+            other.pipeline(&(0..20_000).map(set).collect::<Vec<_>>());
+        };
+        call!(client, "CLIENT", "NO-TOUCH", "ON"); // Redis 7.0 does not know it.
+        call!(client, "SET", "number", 1);
+        let incr = args!["INCR", "number"];
+        let in_block = [
+            args!["MULTI"],
+            args!["CLIENT", "NO-TOUCH", "ON"],
+            incr.clone(),
+            args!["EXEC"],
+        ];
+        fill(&mut other);
+        other.send(&["CACHE.INVALIDATE", "t"]);
+        let replies = client.pipeline(&[incr.clone(), args!["APPEND", "key7", "v"]]);
+        assert!(replies[0].int() > 1);
+        call!(client, "CLIENT", "NO-TOUCH", "OFF");
+        client.pipeline(&in_block);
+        assert!(call!(client, "INCR", "number").int() > 2);
+        other.read();
+        fill(&mut other);
+        let limit = info(&mut other, "used_memory") - 500_000;
+        other.pipeline(&[
+            args!["MULTI"],
+            args!["CACHE.INVALIDATE", "t"],
+            args!["CONFIG", "SET", "maxmemory", limit],
+            args!["EXEC"],
+        ]);
+        client.pipeline(&vec![args!["GET", "absent"]; 100]);
+        call!(other, "CONFIG", "SET", "maxmemory", 0);
+        assert!(call!(client, "APPEND", "text", "v").int() > 0);
+    });
+}
+
+#[test]
+fn a_client_with_no_touch_may_wait_for_a_lease() {
+    for_all_engines(|engine| {
+        let server = Server::builder().engine(engine).start();
+        let (mut client, mut other) = (server.raw(), server.raw());
+        run!(other, "CACHE.FETCH key LEASE 60000");
+        call!(client, "CLIENT", "NO-TOUCH", "ON"); // Redis 7.0 does not know it.
+        client.send(&["CACHE.FETCH", "key", "WAIT", "60000"]);
+        // If it waits, it finds the value. Servers that could not serve it later answer at once.
+        run!(other, "CACHE.SET key v");
+        let state = client.read().items()[0].text();
+        assert!(["HIT", "MISS"].contains(&&*state), "{state}");
+        run!(other, "PING");
     });
 }

@@ -1,7 +1,8 @@
 //! An invalidation of any size is visible at once to every command.
 
 use tagcache_tests::look::{assert_index_agrees, inspect, stat, tagscan, wait_reclaimed};
-use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine};
+use tagcache_tests::threads::Threads;
+use tagcache_tests::{Reply, Server, args, call, for_all_engines, for_each_engine, run};
 
 use crate::fill;
 
@@ -302,5 +303,27 @@ fn an_entry_dropped_through_several_tags_counts_once() {
         wait_reclaimed(&mut client);
         assert_eq!(stat(&mut client, "reclaimed"), 5100);
         assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
+    });
+}
+
+/// The thread began what nobody went on with: not even later invalidations were reclaimed.
+#[test]
+fn an_invalidation_from_a_thread_of_another_module_is_reclaimed() {
+    let Some(threads) = Threads::new() else {
+        return;
+    };
+    for_all_engines(|engine| {
+        let builder = Server::builder().engine(engine);
+        let server = threads.of(builder).start();
+        let mut client = server.raw();
+        fill(&mut client, "key", 3_000, b"v", "t");
+        let dropped = call!(client, "THREADS.CALL", "CACHE.INVALIDATE", "t");
+        assert_eq!(dropped, Reply::Int(3_000));
+        wait_reclaimed(&mut client);
+        assert_eq!(call!(client, "DBSIZE"), Reply::Int(0));
+        // A lease that runs out: the caller that waits gets the next one.
+        run!(client, "THREADS.CALL CACHE.FETCH key LEASE 100");
+        let next = call!(client, "CACHE.FETCH", "key", "LEASE", 100, "WAIT", 60_000);
+        assert!(next.items()[3].int() > 0);
     });
 }
