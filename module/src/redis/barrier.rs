@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::{Args, Context, OK, reclaim, store};
+use super::{Args, Context, OK, now_ms, reclaim, state, store};
 use crate::error::Error;
 
 /// The place where a callback was entered, for the log; the build that panics on demand panics there.
@@ -23,6 +23,9 @@ pub(crate) enum Place {
     Slice,
     Event,
     Save,
+    /// Before an entry, or what is remembered of invalidations, was read from a file or a payload.
+    Read,
+    /// After that.
     Load,
     Digest,
     /// Between a change of the index and that of the keyspace.
@@ -63,11 +66,14 @@ pub(crate) unsafe fn command(
 }
 
 /// A command panicked. A client gets an error. A primary or a log does not repeat the command, which may have been an
-/// invalidation.
+/// invalidation: so it counts as one of everything, here and in this node's own log.
 #[cold]
 fn missed(ctx: &Context<'_>) {
     if ctx.is_replay() {
-        store::distrust(ctx.db(), "missed a command");
+        let (db, now) = (ctx.db(), now_ms());
+        store::distrust(db, "missed a command");
+        let at = state::with(|state| state.presume_invalidated(db, now)).to_string();
+        ctx.replicate_words("CACHE.FLUSH", &[b"AT", at.as_bytes()]);
         reclaim::arm(ctx);
     }
 }

@@ -9,7 +9,7 @@ use super::transit::{Transfer, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
-use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Slot, Stamps, Terms};
+use crate::engine::{Database, FURTHEST_MS, Index, Invalidation, MOST, Pace, Slot, Stamps, Terms};
 use crate::entry::{Entry, Handle};
 use crate::leb128;
 
@@ -361,6 +361,23 @@ impl State {
             database.history.load(&mut bytes)?;
         }
         Some(())
+    }
+
+    /// After an internal error: everything counts as invalidated, in place of what is not known. Returns the stamp.
+    pub(crate) fn presume_invalidated(&mut self, number: u32, now_ms: u64) -> u64 {
+        let at_ms = self.stamps.now_ms(now_ms);
+        self.loaded_database(number)
+            .invalidate(Invalidation::Everything, at_ms, now_ms);
+        at_ms
+    }
+
+    /// What a file remembers of invalidations is lost: the entries that are loaded from it will be dropped.
+    pub(crate) fn lose_histories(&mut self, now_ms: u64) {
+        self.drops_loaded = !self.is_staging();
+        self.distrust_staged(0);
+        for number in (0..).take_while(|&number| own().select(number)) {
+            self.presume_invalidated(number, now_ms);
+        }
     }
 
     /// Numbers of the databases that have something to reclaim.

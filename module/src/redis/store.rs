@@ -12,8 +12,8 @@ use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::transit::Transfer;
 use super::{
-    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, panic_point,
-    propagation, reclaim, waiting,
+    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, own,
+    panic_point, propagation, reclaim, waiting,
 };
 use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
@@ -58,6 +58,10 @@ pub(super) fn distrust(db: u32, reason: &str) {
     });
     if emptied.is_none() {
         log("its index could not be emptied");
+    }
+    if propagation::has_own_log() {
+        // A replica's log alone. It would keep the entries: what finds no key here is not logged either.
+        own().replicate_words("CACHE.REPLAY", &[b"EMPTY", db.to_string().as_bytes()]);
     }
 }
 
