@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redis_module::raw;
 
-use super::{Args, Context, OK, now_ms, reclaim, state, store};
+use super::{Args, Context, OK, reclaim, store};
 use crate::error::Error;
 
 /// The place where a callback was entered, for the log; the build that panics on demand panics there.
@@ -66,14 +66,11 @@ pub(crate) unsafe fn command(
 }
 
 /// A command panicked. A client gets an error. A primary or a log does not repeat the command, which may have been an
-/// invalidation: so it counts as one of everything, here and in this node's own log.
+/// invalidation.
 #[cold]
 fn missed(ctx: &Context<'_>) {
     if ctx.is_replay() {
-        let (db, now) = (ctx.db(), now_ms());
-        store::distrust(db, "missed a command");
-        let at = state::with(|state| state.presume_invalidated(db, now)).to_string();
-        ctx.replicate_words("CACHE.FLUSH", &[b"AT", at.as_bytes()]);
+        store::distrust(ctx.db(), "missed a command");
         reclaim::arm(ctx);
     }
 }

@@ -363,20 +363,15 @@ impl State {
         Some(())
     }
 
-    /// After an internal error: everything counts as invalidated, in place of what is not known. Returns the stamp.
-    pub(crate) fn presume_invalidated(&mut self, number: u32, now_ms: u64) -> u64 {
-        let at_ms = self.stamps.now_ms(now_ms);
-        self.loaded_database(number)
-            .invalidate(Invalidation::Everything, at_ms, now_ms);
-        at_ms
-    }
-
-    /// What a file remembers of invalidations is lost: the entries that are loaded from it will be dropped.
+    /// What a file remembers of invalidations is lost after a panic: everything counts as invalidated, and the entries
+    /// that are loaded from the file will be dropped.
     pub(crate) fn lose_histories(&mut self, now_ms: u64) {
         self.drops_loaded = !self.is_staging();
         self.distrust_staged(0);
+        let at_ms = self.stamps.now_ms(now_ms);
         for number in (0..).take_while(|&number| own().select(number)) {
-            self.presume_invalidated(number, now_ms);
+            let database = self.loaded_database(number);
+            database.invalidate(Invalidation::Everything, at_ms, now_ms);
         }
     }
 

@@ -3,7 +3,7 @@
 use tagcache_tests::look::{stat, wait_rewritten};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
-    DEADLINE, RawClient, Reply, Server, call, panic_module_path, run, wait_until,
+    DEADLINE, RawClient, Reply, Server, args, call, panic_module_path, run, wait_until,
 };
 
 use super::panics::{logged, with_panicking_module};
@@ -142,5 +142,23 @@ fn an_entry_obeys_its_new_database_although_its_move_panicked() {
         run!(client, "SELECT 3");
         assert!(run!(client, "CACHE.GET key").is_null());
         run!(client, "SELECT 0");
+    });
+}
+
+#[test]
+fn a_value_obeys_a_flush_although_the_swap_after_it_panicked() {
+    with_panicking_module(|server, client| {
+        run!(client, "CACHE.SET key old");
+        let payload = run!(client, "DUMP key").bytes().to_vec();
+        run!(client, "SELECT 3");
+        run!(client, "CACHE.FLUSH");
+        let replies = client.pipeline(&[args!["CACHE.PANIC", "event"], args!["SWAPDB", 0, 3]]);
+        assert_eq!(replies, [Reply::ok(), Reply::ok()]);
+        logged(server);
+        run!(client, "SELECT 0");
+        call!(client, "RESTORE", "key", 0, payload);
+        assert!(run!(client, "CACHE.GET key").is_null());
+        run!(client, "SWAPDB 0 3");
+        run!(client, "CACHE.SET kept value TAGS 1 kept");
     });
 }
