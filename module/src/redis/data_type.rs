@@ -258,7 +258,10 @@ unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _whe
         };
         let loaded = guard(Place::Load, None, load);
         // As for an entry, the server must not end.
-        loaded.unwrap_or_else(|| Some(state::with(|state| state.lose_histories(now_ms()))))
+        loaded.unwrap_or_else(|| {
+            state::with(|state| state.lose_histories(now_ms()));
+            Some(())
+        })
     };
     let loaded = guard(Place::Read, None, || {
         let loaded = match encoding {
