@@ -23,6 +23,9 @@ pub(crate) enum Place {
     Slice,
     Event,
     Save,
+    /// Before an entry, or what is remembered of invalidations, was read from a file or a payload.
+    Read,
+    /// After that.
     Load,
     Digest,
     /// Between a change of the index and that of the keyspace.

@@ -15,12 +15,13 @@ use redis_module::raw;
 
 use super::older::Reader;
 use super::state::{self, CallsNothingBack, State};
+use super::transit::Transfer;
 use super::{
     Context, ERR, OK, OwnedStr, Place, Str, guard, key, log, monotonic_ms, now_ms, options,
     propagation, sizes, store, waiting,
 };
 use crate::engine::CLOCKS_DIFFER_MS;
-use crate::entry::{Entry, Handle, NewEntry, free};
+use crate::entry::{Entry, Handle, NewEntry, Parts, free};
 use crate::record::Record;
 
 const ENCODING: c_int = 4;
@@ -176,7 +177,7 @@ fn with_record<R>(
 }
 
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
-    guard(Place::Load, std::ptr::null_mut(), || {
+    guard(Place::Read, std::ptr::null_mut(), || {
         // SAFETY: the stream is alive; the name, if there is one, lives as long.
         let (name, db) = unsafe {
             let name = api!(RedisModule_GetKeyNameFromIO(io));
@@ -184,21 +185,35 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             (name, api!(RedisModule_GetDbIdFromIO(io)))
         };
         let (name, db) = (name.map_or(&[][..], Str::bytes), u32::try_from(db).ok());
+        let arrive = |place: Option<u32>, packed: &[u8]| {
+            let arrived = guard(Place::Load, None, || Some(arrive(name, place, packed)));
+            arrived.unwrap_or_else(|| lost(name, db))
+        };
         let loaded = match encoding {
             1 | 2 => {
                 // These encodings do not show whether the entry has a TTL.
-                let db = db.filter(|_| state::with(|state| state.is_staging()));
+                let place = db.filter(|_| state::with(|state| state.is_staging()));
                 let packed = Reader(io).entry(encoding);
-                packed.and_then(|packed| arrive(name, db, &packed))
+                packed.and_then(|packed| arrive(place, &packed))
             }
             3 | ENCODING => {
                 let packed = raw::load_string_buffer(io).ok();
-                packed.and_then(|packed| arrive(name, db, packed.as_ref()))
+                packed.and_then(|packed| arrive(db, packed.as_ref()))
             }
             _ => refuse(encoding),
         };
         loaded.map_or(std::ptr::null_mut(), |entry| entry.into_handle().as_raw())
     })
+}
+
+/// The entry whose arrival panicked. RESTORE fails. But if the load of a file failed, the server would end, and would
+/// not start again with this file, for the sake of one entry. So the entry is one that no index knows: it is gone.
+fn lost(name: &[u8], db: Option<u32>) -> Option<NewEntry> {
+    state::with(|state| *state.arriving() = Transfer::default());
+    let is_loading = Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_LOADING != 0;
+    let db = db.filter(|_| is_loading)?;
+    state::with(|state| state.loaded_database(db).index.has_orphans = true);
+    Some(NewEntry::new(name, &Parts::default()))
 }
 
 fn refuse<T>(encoding: c_int) -> Option<T> {
@@ -235,9 +250,20 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
-    let loaded = guard(Place::Load, None, || {
-        let load =
-            |bytes: &[u8]| state::with(|state| state.load_histories(bytes, State::loaded_database));
+    let load = |bytes: &[u8]| {
+        let load = || {
+            Some(state::with(|state| {
+                state.load_histories(bytes, State::loaded_database)
+            }))
+        };
+        let loaded = guard(Place::Load, None, load);
+        // As for an entry, the server must not end.
+        loaded.unwrap_or_else(|| {
+            state::with(|state| state.lose_histories(now_ms()));
+            Some(())
+        })
+    };
+    let loaded = guard(Place::Read, None, || {
         let loaded = match encoding {
             1..=3 => Reader(io)
                 .histories(encoding)

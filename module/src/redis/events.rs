@@ -228,7 +228,9 @@ unsafe fn rarer(
                     .then(|| copies::begun_in(&ctx, key))
                     .flatten()
                     .or(from);
-                adopt(&ctx, key, Way::Moved { from });
+                // MOVE never stays in its database, also if `move_from` panicked.
+                let left = from.or((!is_copy).then_some(u32::MAX));
+                adopt(&ctx, key, Way::Moved { from: left });
                 // See [`copies`].
                 if let Some(db) = from {
                     ctx.select(db);

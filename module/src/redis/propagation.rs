@@ -141,6 +141,11 @@ pub(super) fn may_announce() -> bool {
     !is_paused() && decides()
 }
 
+/// Whether what is propagated now goes to this node's own log alone: its replicas receive what its primary sends.
+pub(super) fn has_own_log() -> bool {
+    !is_paused() && Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0
+}
+
 /// Whether this node must announce what happens, but may not do so now.
 pub(super) fn must_wait() -> bool {
     is_paused() && decides()

@@ -10,7 +10,9 @@ use super::transit::{Transfer, Transit};
 use super::waiting::Waiters;
 use super::{own, propagation};
 use crate::config::Config;
-use crate::engine::{Database, FURTHEST_MS, Index, MOST, Pace, Seeded, Slot, Stamps, Terms};
+use crate::engine::{
+    Database, FURTHEST_MS, Index, Invalidation, MOST, Pace, Seeded, Slot, Stamps, Terms,
+};
 use crate::entry::{Entry, Handle};
 use crate::leb128;
 
@@ -364,6 +366,18 @@ impl State {
             database.history.load(&mut bytes)?;
         }
         Some(())
+    }
+
+    /// What a file remembers of invalidations is lost after a panic: everything counts as invalidated, and the entries
+    /// that are loaded from the file will be dropped.
+    pub(crate) fn lose_histories(&mut self, now_ms: u64) {
+        self.drops_loaded = !self.is_staging();
+        self.distrust_staged(0);
+        let at_ms = self.stamps.now_ms(now_ms);
+        for number in (0..).take_while(|&number| own().select(number)) {
+            let database = self.loaded_database(number);
+            database.invalidate(Invalidation::Everything, at_ms, now_ms);
+        }
     }
 
     /// Numbers of the databases that have something to reclaim.

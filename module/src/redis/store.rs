@@ -12,10 +12,12 @@ use super::sizes::{cost, cost_of, fits};
 use super::state::{self, State};
 use super::transit::Transfer;
 use super::{
-    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, log, monotonic_ms, now_ms, panic_point,
-    propagation, reclaim, waiting,
+    Context, Held, Key, Mode, OwnedStr, Place, Str, filter, guard, log, monotonic_ms, now_ms, own,
+    panic_point, propagation, reclaim, waiting,
 };
-use crate::engine::{CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Slot, kept_stamp_ms};
+use crate::engine::{
+    CLOCKS_DIFFER_MS, Facts, Freshness, Incoming, Index, Invalidation, Slot, kept_stamp_ms,
+};
 use crate::entry::{Entry, Handle, NewEntry, Parts};
 
 /// The database that is being changed.
@@ -47,7 +49,8 @@ pub(super) fn distrust_changed() {
     }
 }
 
-/// Empties the index of a database that may disagree with the keyspace.
+/// Empties the index of a database that may disagree with the keyspace. Everything counts as invalidated, since an
+/// invalidation may have been missed.
 pub(super) fn distrust(db: u32, reason: &str) {
     log(&format!("database {db} {reason}: its entries are dropped"));
     let emptied = state::try_with(|state| {
@@ -58,6 +61,23 @@ pub(super) fn distrust(db: u32, reason: &str) {
     });
     if emptied.is_none() {
         log("its index could not be emptied");
+    }
+    guard(Place::Other, (), || invalidate_all(db));
+}
+
+fn invalidate_all(db: u32) {
+    let now = now_ms();
+    let at = state::with(|state| {
+        let at = state.stamps.now_ms(now);
+        let database = state.database(db);
+        database.invalidate(Invalidation::Everything, at, now);
+        at.to_string()
+    });
+    if propagation::has_own_log() {
+        // Otherwise the log would keep the entries: a command of the primary that finds no key here is not logged.
+        let ctx = own();
+        ctx.select(db);
+        ctx.replicate_words("CACHE.FLUSH", &[b"AT", at.as_bytes()]);
     }
 }
 

@@ -3,6 +3,7 @@
 mod arguments;
 mod bounds;
 mod distrust;
+mod logged;
 mod overload;
 mod panics;
 mod payloads;

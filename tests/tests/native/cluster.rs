@@ -548,7 +548,10 @@ fn several_keys_obey_key_patterns_in_a_cluster() {
         let mut client = server.raw();
         run!(client, "ACL SETUSER half on nopass ~{{a}}1 ~t +@all");
         run!(client, "AUTH half x");
-        assert_eq!(run!(client, "CACHE.MSET 1 {{a}}1 v TAGS 1 t"), Reply::Int(1));
+        assert_eq!(
+            run!(client, "CACHE.MSET 1 {{a}}1 v TAGS 1 t"),
+            Reply::Int(1)
+        );
         let refused = run!(client, "CACHE.MSET 2 {{a}}1 v {{a}}2 w");
         assert!(
             refused.error().is_some_and(|e| e.starts_with("NOPERM ")),
