@@ -88,7 +88,8 @@ static OPTIONS: AtomicU32 = AtomicU32::new(
 pub(super) fn choose_options(ctx: &Context<'_>) {
     let valkey = ctx.version(c"valkey_version");
     let redis = ctx.version(c"redis_version").filter(|_| valkey.is_none());
-    let stops = valkey.is_some_and(|it| it < (9, 0)) || redis.is_some_and(|it| it < (8, 6));
+    let stops = valkey.is_some_and(|it| it < (9, 0))
+        || redis.is_some_and(|it| ((7, 1)..(8, 6)).contains(&it));
     STOPS_ON_NO_TOUCH.store(stops, Ordering::Relaxed);
     let asks_aside = valkey.is_some() || redis.is_some_and(|it| ((8, 1)..(8, 6)).contains(&it));
     FIRST_KEY_ONLY.store(asks_aside && ctx.is_cluster(), Ordering::Relaxed);
@@ -425,7 +426,12 @@ impl Context<'_> {
             let flags = line.split(' ').find_map(|word| word.strip_prefix("flags="));
             Some(!flags.is_some_and(|flags| flags.contains('T')))
         };
-        !STOPS_ON_NO_TOUCH.load(Ordering::Relaxed) || touches() == Some(true)
+        !Context::stops_on_no_touch() || touches() == Some(true)
+    }
+
+    /// Whether the server stops if a key is looked up for a client with CLIENT NO-TOUCH while no command runs.
+    pub(super) fn stops_on_no_touch() -> bool {
+        STOPS_ON_NO_TOUCH.load(Ordering::Relaxed)
     }
 
     /// Whether the server finds keys by their number when values stand between them, as it does for its own MSETEX

@@ -464,6 +464,7 @@ fn client(ctx: &Context<'_>, what: u64, info: Option<raw::RedisModuleClientInfo>
         waiting::disconnected(ctx, info.id);
         state::with(|state| {
             state.copies.forget(info.id);
+            state.touching.remove(&info.id);
             (state.cluster.iter_mut()).for_each(|cluster| cluster.forget(info.id));
         });
     }

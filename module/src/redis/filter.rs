@@ -92,9 +92,10 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
 /// otherwise even a command that fails would be propagated. Of all other commands only RENAME and MOVE depend on the
 /// key, and for these [`announce_removed`] is called.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    // An eviction, which is propagated by itself. In front of some clients' commands no key can be looked up then.
-    let is_eviction = memory_used() >= 1.0 && !is_in_block();
-    if is_eviction || !propagation::may_announce() {
+    // Perhaps an eviction, which is propagated by itself. In front of a client with CLIENT NO-TOUCH, some servers stop if
+    // the key is looked up then.
+    let may_be_eviction = Context::stops_on_no_touch() && memory_used() >= 1.0 && !is_in_block();
+    if may_be_eviction || !propagation::may_announce() {
         return;
     }
     let ctx = own();
@@ -240,7 +241,8 @@ fn remove_gone(command: &Command<'_>, keys: Keys) {
 /// Whether keys can be looked up in front of this command. Some servers stop if its client has CLIENT NO-TOUCH on
 /// ([`Context::is_lookup_safe_for`]). A client is asked about once, and again after a command that may have changed this.
 fn may_look(command: &Command<'_>) -> bool {
-    let Some(client) = command.client() else {
+    let client = Context::stops_on_no_touch().then(|| command.client());
+    let Some(client) = client.flatten() else {
         return true;
     };
     state::with(|state| state.touching.contains(&client)) || {

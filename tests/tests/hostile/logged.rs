@@ -40,7 +40,7 @@ fn restarted(server: &mut Server) -> RawClient {
 }
 
 #[test]
-fn an_invalidation_that_panicked_on_a_replica_is_in_its_log() {
+fn invalidation_that_panicked_on_a_replica_is_logged() {
     with_logging_replica(|primary, client, replica| {
         run!(client, "CACHE.SET key old TAGS 1 tag");
         let payload = run!(client, "DUMP key").bytes().to_vec();
@@ -67,7 +67,7 @@ fn an_invalidation_that_panicked_on_a_replica_is_in_its_log() {
 }
 
 #[test]
-fn what_a_replica_lost_does_not_come_back_from_its_log() {
+fn entries_lost_on_a_replica_stay_gone_after_its_restart() {
     with_logging_replica(|primary, client, replica| {
         run!(client, "CACHE.SET key old");
         run!(client, "CACHE.SET other old");
@@ -90,7 +90,7 @@ fn what_a_replica_lost_does_not_come_back_from_its_log() {
 }
 
 #[test]
-fn a_panic_while_a_file_is_loaded_costs_no_native_key() {
+fn panic_while_loading_a_file_loses_no_native_key() {
     with_logging_replica(|primary, client, replica| {
         run!(client, "CACHE.SET key old TAGS 1 tag");
         let payload = run!(client, "DUMP key").bytes().to_vec();
@@ -130,7 +130,7 @@ fn a_panic_while_a_file_is_loaded_costs_no_native_key() {
 }
 
 #[test]
-fn an_entry_obeys_its_new_database_although_its_move_panicked() {
+fn entry_obeys_its_new_database_after_a_panic_in_move() {
     with_panicking_module(|server, client| {
         run!(client, "CACHE.SET key old TAGS 1 tag");
         run!(client, "SELECT 3");
@@ -146,7 +146,7 @@ fn an_entry_obeys_its_new_database_although_its_move_panicked() {
 }
 
 #[test]
-fn a_value_obeys_a_flush_although_the_swap_after_it_panicked() {
+fn value_obeys_a_flush_after_a_panic_in_swapdb() {
     with_panicking_module(|server, client| {
         run!(client, "CACHE.SET key old");
         let payload = run!(client, "DUMP key").bytes().to_vec();

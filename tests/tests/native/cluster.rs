@@ -502,7 +502,7 @@ fn unix_ms(client: &mut RawClient) -> i64 {
 /// Valkey and Redis 8.2 ask modules for the keys of their commands on I/O threads, if the module declared such a command.
 /// That call corrupted the server's state, and the server stopped on an assertion.
 #[test]
-fn several_keys_are_written_beside_io_threads() {
+fn mset_works_in_a_cluster_with_io_threads() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)
@@ -542,7 +542,7 @@ fn several_keys_are_written_beside_io_threads() {
 
 /// A user's key patterns apply to all keys of CACHE.MSET, also where the server knows only the first one.
 #[test]
-fn several_keys_obey_key_patterns_in_a_cluster() {
+fn mset_checks_key_permissions_in_a_cluster() {
     for_all_engines(|engine| {
         let (server, _other) = pair(engine);
         let mut client = server.raw();

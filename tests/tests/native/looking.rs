@@ -159,7 +159,7 @@ fn the_digest_depends_on_value_and_tags_and_not_on_history() {
 /// Redis before 8.6 and Valkey before 9 stop if a key is looked up for such a client while none of its commands runs:
 /// before its command, while the server evicts keys for it, and while it waits.
 #[test]
-fn a_client_with_no_touch_meets_gone_entries() {
+fn no_touch_client_can_name_gone_keys() {
     for_all_engines(|engine| {
         let server = Server::builder()
             .engine(engine)

@@ -308,7 +308,7 @@ fn an_entry_dropped_through_several_tags_counts_once() {
 
 /// The thread began what nobody went on with: not even later invalidations were reclaimed.
 #[test]
-fn an_invalidation_from_a_thread_of_another_module_is_reclaimed() {
+fn invalidation_from_a_thread_of_another_module_is_reclaimed() {
     let Some(threads) = Threads::new() else {
         return;
     };
