@@ -533,9 +533,9 @@ fn mset_works_in_a_cluster_with_io_threads() {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().expect("the server lives"));
+        for thread in threads {
+            thread.join().expect("the server lives");
+        }
         assert_eq!(call!(client, "PING").text(), "PONG");
     });
 }
