@@ -42,10 +42,7 @@ fn every_fuzz_target_selects_a_test() {
         let [_, package, kind, filter] = words[..] else {
             panic!("{target}");
         };
-        let package = root().join(match package.strip_prefix("tagcache-") {
-            Some(package) => package,
-            None => "client",
-        });
+        let package = root().join(package.strip_prefix("tagcache-").unwrap_or("client"));
         let folder = kind.strip_prefix("--test=").map_or_else(
             || package.join("src"),
             |suite| package.join("tests").join(suite),
