@@ -517,7 +517,7 @@ fn several_keys_are_written_beside_io_threads() {
                 .text()
                 .contains("cluster_state:ok")
         });
-        // As servers only start I/O threads for many clients, and the calls must coincide with others, this needs a while.
+        // Servers use I/O threads only for many clients, and the calls must coincide with others.
         let threads: Vec<_> = (0..8)
             .map(|n| {
                 let mut client = server.raw();
@@ -533,9 +533,9 @@ fn several_keys_are_written_beside_io_threads() {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().expect("the server lives"));
+        for thread in threads {
+            thread.join().expect("the server lives");
+        }
         assert_eq!(call!(client, "PING").text(), "PONG");
     });
 }
@@ -548,7 +548,10 @@ fn several_keys_obey_key_patterns_in_a_cluster() {
         let mut client = server.raw();
         run!(client, "ACL SETUSER half on nopass ~{{a}}1 ~t +@all");
         run!(client, "AUTH half x");
-        assert_eq!(run!(client, "CACHE.MSET 1 {{a}}1 v TAGS 1 t"), Reply::Int(1));
+        assert_eq!(
+            run!(client, "CACHE.MSET 1 {{a}}1 v TAGS 1 t"),
+            Reply::Int(1)
+        );
         let refused = run!(client, "CACHE.MSET 2 {{a}}1 v {{a}}2 w");
         assert!(
             refused.error().is_some_and(|e| e.starts_with("NOPERM ")),
