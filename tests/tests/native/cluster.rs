@@ -517,7 +517,7 @@ fn mset_works_in_a_cluster_with_io_threads() {
                 .text()
                 .contains("cluster_state:ok")
         });
-        // As servers only start I/O threads for many clients, and the calls must coincide with others, this needs a while.
+        // Servers use I/O threads only for many clients, and the calls must coincide with others.
         let threads: Vec<_> = (0..8)
             .map(|n| {
                 let mut client = server.raw();
