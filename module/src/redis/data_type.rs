@@ -3,7 +3,8 @@
 //! # RDB encoding 4
 //! One string ([`crate::record`]). Key and TTL are saved by the server.
 //!
-//! Auxiliary data: one string with the clocks and histories of all databases ([`State::histories`]).
+//! Auxiliary data: one string with the hash slots that migrate to the node ([`propagation::push_coming`]), and the clocks
+//! and histories of all databases ([`State::histories`]).
 //!
 //! Encodings 1 to 3 are read as well (`older.rs`).
 
@@ -225,10 +226,12 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = CallsNothingBack::new(io);
     let write = || {
-        let histories = state::with(|state| state.histories());
+        let mut bytes = Vec::new();
+        propagation::push_coming(&mut bytes);
+        bytes.extend(state::with(|state| state.histories()));
         // If nothing is written, the server saves no auxiliary data.
-        if !histories.is_empty() || super::load::type_method_version() < 5 {
-            raw::save_slice(io.get(), &histories);
+        if !bytes.is_empty() || super::load::type_method_version() < 5 {
+            raw::save_slice(io.get(), &bytes);
         }
     };
     save(write, || raw::save_slice(io.get(), &[]));
@@ -236,8 +239,10 @@ unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
     let loaded = guard(Place::Load, None, || {
-        let load =
-            |bytes: &[u8]| state::with(|state| state.load_histories(bytes, State::loaded_database));
+        let load = |mut bytes: &[u8]| {
+            propagation::take_coming(&mut bytes)?;
+            state::with(|state| state.load_histories(bytes, State::loaded_database))
+        };
         let loaded = match encoding {
             1..=3 => Reader(io)
                 .histories(encoding)
