@@ -3,7 +3,8 @@
 //! # RDB encoding 4
 //! One string ([`crate::record`]). Key and TTL are saved by the server.
 //!
-//! Auxiliary data: one string with the clocks and histories of all databases ([`State::histories`]).
+//! Auxiliary data: one string with the hash slots that migrate to the node ([`propagation::push_coming`]), and the clocks
+//! and histories of all databases ([`State::histories`]).
 //!
 //! Encodings 1 to 3 are read as well (`older.rs`).
 
@@ -240,20 +241,23 @@ fn arrive(name: &[u8], db: Option<u32>, packed: &[u8]) -> Option<NewEntry> {
 unsafe extern "C" fn aux_save(io: *mut raw::RedisModuleIO, _when: c_int) {
     let io = CallsNothingBack::new(io);
     let write = || {
-        let histories = state::with(|state| state.histories());
+        let mut bytes = Vec::new();
+        propagation::push_coming(&mut bytes);
+        bytes.extend(state::with(|state| state.histories()));
         // If nothing is written, the server saves no auxiliary data.
-        if !histories.is_empty() || super::load::type_method_version() < 5 {
-            raw::save_slice(io.get(), &histories);
+        if !bytes.is_empty() || super::load::type_method_version() < 5 {
+            raw::save_slice(io.get(), &bytes);
         }
     };
     save(write, || raw::save_slice(io.get(), &[]));
 }
 
 unsafe extern "C" fn aux_load(io: *mut raw::RedisModuleIO, encoding: c_int, _when: c_int) -> c_int {
-    let load = |bytes: &[u8]| {
+    let load = |mut bytes: &[u8]| {
         let load = || {
-            Some(state::with(|state| {
-                state.load_histories(bytes, State::loaded_database)
+            let taken = propagation::take_coming(&mut bytes);
+            Some(taken.and_then(|()| {
+                state::with(|state| state.load_histories(bytes, State::loaded_database))
             }))
         };
         let loaded = guard(Place::Load, None, load);

@@ -348,6 +348,11 @@ fn swap(ctx: &Context<'_>, info: Option<raw::RedisModuleSwapDbInfo>) {
     dbs.into_iter().for_each(waiting::clear);
     state::with(|state| state.swap_databases(dbs[0], dbs[1]));
     // Nothing else notifies local tiers: the server sends nothing to clients that track keys.
+    publish_flush(ctx, dbs);
+}
+
+/// Makes local tiers drop databases whose data and clock are others now.
+fn publish_flush(ctx: &Context<'_>, dbs: impl IntoIterator<Item = u32>) {
     for db in dbs {
         let clock = state::database(db, |database| database.clock);
         channel::publish(ctx, db, clock, Invalidation::Everything);
@@ -408,7 +413,10 @@ fn loading(ctx: &Context<'_>, what: u64) {
             let numbers = state::with(|state| state.numbers());
             numbers.into_iter().for_each(store::empty);
         }
-        if !is_replica {
+        if is_replica {
+            // The data may be that of another primary, with a lower clock: later messages would seem to be copies.
+            publish_flush(ctx, state::with(|state| state.numbers()));
+        } else {
             hold_refused();
         }
         reclaim::arm_if_needed(ctx);

@@ -7,6 +7,7 @@ use redis_module::raw;
 
 use super::state::UnderLock;
 use super::{Context, OwnedStr};
+use crate::leb128;
 
 static ALONE: AtomicBool = AtomicBool::new(false);
 
@@ -72,6 +73,44 @@ pub(super) unsafe fn slot_migrates(by_valkey: bool, what: u64, data: *const c_vo
     // Redis has one migration at a time. A replica that synchronised meanwhile did not see the end of the last one.
     all.retain(|others| by_valkey && *others != slots);
     all.extend(begins.then_some(slots));
+}
+
+/// Introduces the hash slots of a migration in auxiliary data. No database has this number.
+const COMING_SLOTS: u64 = 1 << 33;
+
+/// Appends the hash slots that migrate to here, for a replica that loads this node's data: Valkey 9 does not notify it of
+/// migrations that began before.
+pub(super) fn push_coming(bytes: &mut Vec<u8>) {
+    let all = COMING.0.borrow();
+    for slots in all.iter().filter(|_| BY_VALKEY.load(Ordering::Relaxed)) {
+        leb128::push(bytes, COMING_SLOTS);
+        leb128::push(bytes, slots.len() as u64);
+        for &(first, last) in slots {
+            leb128::push(bytes, first.into());
+            leb128::push(bytes, last.into());
+        }
+    }
+}
+
+/// Takes what [`push_coming`] appended off the front. A replica keeps it. `None` if it is damaged.
+pub(super) fn take_coming(bytes: &mut &[u8]) -> Option<()> {
+    let is_replica = Context::server_flags() & raw::REDISMODULE_CTX_FLAGS_SLAVE != 0;
+    let mut rest = *bytes;
+    while leb128::take(&mut rest) == Some(COMING_SLOTS) {
+        let mut slots: Vec<Slots> = Vec::new();
+        let mut next = || u16::try_from(leb128::take(&mut rest)?).ok();
+        for _ in 0..next()? {
+            slots.push((next()?, next()?));
+        }
+        *bytes = rest;
+        if is_replica {
+            BY_VALKEY.store(true, Ordering::Relaxed);
+            let mut all = COMING.0.borrow_mut();
+            all.retain(|others| *others != slots);
+            all.push(slots);
+        }
+    }
+    Some(())
 }
 
 /// The node has another role, so its migrations are over.

@@ -574,16 +574,13 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     };
     let facts = transfer.facts;
     // Redis 8.6 looks at the restored value after this event, so a gone entry stays until it is reclaimed. An entry
-    // that this node refused itself stays until its primary removes it.
-    if facts.is_gone && !facts.is_doubted && way != Way::Restored {
-        take(db, &mut key);
-        if propagation::is_coming(name.bytes()) {
-            // On replicas it is perhaps visible.
-            state::with(|state| state.refused.push((db, name.bytes().into())));
-            reclaim::arm(ctx);
-        }
-        return;
+    // that this node refused itself stays until its primary removes it. One in a hash slot that migrates to here stays
+    // as well: the next commands of the old node may find it there ([`reclaim::is_held`]).
+    let is_coming = propagation::is_coming(name.bytes());
+    if facts.is_gone && !(facts.is_doubted || is_coming || way == Way::Restored) {
+        return take(db, &mut key);
     }
+    transfer.facts.is_foreign |= is_coming;
     let is_primary = propagation::decides();
     let lateness = if facts.is_gone {
         Lateness::InTime
@@ -592,7 +589,9 @@ pub(crate) fn adopt(ctx: &Context<'_>, name: Str<'_>, way: Way) {
     };
     let is_refused = facts.is_gone || lateness == Lateness::TooLate;
     transfer.facts.is_gone = is_refused;
-    transfer.facts.is_doubted |= lateness == Lateness::Doubtful || (is_refused && !is_primary);
+    // An entry that was saved as gone is not announced if its primary knows that replicas dropped it.
+    let waits = is_refused && !is_primary && way != Way::Loaded;
+    transfer.facts.is_doubted |= lateness == Lateness::Doubtful || waits;
     let has_ttl = key.deadline_ms().is_some();
     // RENAME and MOVE: the name is part of the entry, so a new entry is built.
     let renamed = (entry.key() != name.bytes()).then(|| {

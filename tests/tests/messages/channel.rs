@@ -261,6 +261,36 @@ fn replicas_notify_their_own_subscribers() {
     });
 }
 
+/// The data of another primary may lack what the replica has reported, and its clock may be lower: subscribers would take
+/// the next messages for copies.
+#[test]
+fn subscribers_of_a_replica_drop_everything_after_a_load() {
+    for_all_engines(|engine| {
+        for diskless in ["disabled", "swapdb"] {
+            let [first, second] = [(); 2].map(|()| Server::builder().engine(engine).start());
+            let replica = Server::builder()
+                .engine(engine)
+                .arg("--repl-diskless-load", diskless)
+                .replica_of(&first)
+                .start();
+            wait_synchronised(&first, &replica);
+            let mut subscriber = subscribed(&replica);
+            let (mut here, mut there) = (first.raw(), second.raw());
+            for clock in 1..=3 {
+                call!(here, "CACHE.INVALIDATE", "a");
+                assert_eq!(next(&mut subscriber), expected(0, b'I', clock, &[b"a"]));
+            }
+            call!(there, "CACHE.INVALIDATE", "a");
+            let follow = args!["REPLICAOF", "127.0.0.1", second.port()];
+            assert_eq!(replica.raw().call(&follow), Reply::ok());
+            assert_eq!(next(&mut subscriber), expected(0, b'F', 1, &[]));
+            wait_synchronised(&second, &replica);
+            call!(there, "CACHE.INVALIDATE", "a");
+            assert_eq!(next(&mut subscriber), expected(0, b'I', 2, &[b"a"]));
+        }
+    });
+}
+
 #[test]
 fn loading_a_log_publishes_no_messages() {
     for_each_engine(|engine| {

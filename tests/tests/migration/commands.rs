@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tagcache_tests::cluster::{add_replica, nodes};
-use tagcache_tests::look::{stat, wait_reclaimed};
+use tagcache_tests::look::{info, stat, wait_reclaimed};
 use tagcache_tests::state::wait_synchronised;
 use tagcache_tests::{
     DEADLINE, RawClient, Reply, Server, args, call, for_all_engines, run, wait_until,
@@ -93,6 +93,87 @@ fn commands_of_the_source_apply_on_the_target_despite_gone_keys() {
         let held = held(&nodes, &["{a}setnx", "{a}incr", "{a}many1", "{a}many2"]);
         assert_eq!(held, ["new", "1", "1", "2"].map(Reply::bulk));
         assert_eq!(stat(&mut there, "entries"), FILLERS as i64 + 2);
+        nodes.assert_agree();
+    });
+}
+
+#[test]
+fn a_gone_key_is_found_after_it_was_renamed_or_copied() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        for key in ["renamed", "copied"] {
+            run!(here, "CACHE.SET {{a}}{key} invalidated TAGS 1 x");
+        }
+        for key in ["native1", "native2"] {
+            run!(here, "SET {{a}}{key} old");
+        }
+        let slots = begin(&nodes);
+        run!(there, "CACHE.INVALIDATE x");
+        let keys = ["native1", "native2", "new"].map(|key| format!("{{a}}{key}"));
+        let [native1, native2, new] = &keys;
+        assert_eq!(run!(here, "RENAME {{a}}renamed {native1}"), Reply::ok());
+        let copied = run!(here, "COPY {{a}}copied {native2} REPLACE");
+        assert_eq!(copied, Reply::Int(1));
+        assert_eq!(run!(here, "COPY {native2} {{a}}passing"), Reply::Int(1));
+        assert_eq!(run!(here, "RENAME {{a}}passing {new}"), Reply::ok());
+        for key in &keys {
+            assert_eq!(run!(here, "SET {key} written XX"), Reply::ok());
+        }
+
+        wait_migrated(&nodes.source, &nodes.target, slots);
+        nodes.wait_followed(&nodes.target, slots);
+        wait_removed(&nodes.all());
+        wait_reclaimed(&mut there);
+        let held = held(&nodes, &keys.each_ref().map(String::as_str));
+        assert_eq!(held, [(); 3].map(|()| Reply::bulk("written")));
+        nodes.assert_agree();
+    });
+}
+
+#[test]
+fn a_replica_that_synchronises_meanwhile_finds_gone_keys() {
+    for_all_engines(|engine| {
+        if !moves_slots(engine) {
+            return;
+        }
+        let nodes = Nodes::start(engine);
+        let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
+        let keys: Vec<_> = (0..20).map(|n| format!("{{a}}key{n}")).collect();
+        for key in &keys {
+            run!(here, "CACHE.SET {key} invalidated TAGS 1 x");
+        }
+        let slots = begin(&nodes);
+        run!(there, "CACHE.INVALIDATE x");
+        wait_until("some gone keys have arrived", DEADLINE, || {
+            stat(&mut there, "reclaim_backlog") > 3
+        });
+        let syncs = info(&mut there, "sync_full");
+        assert_eq!(run!(there, "DEBUG CHANGE-REPL-ID"), Reply::ok());
+        run!(there, "CLIENT KILL TYPE replica");
+        wait_until("a full resync", DEADLINE, || {
+            info(&mut there, "sync_full") > syncs
+        });
+        wait_synchronised(&nodes.target, &nodes.target_replica);
+        for key in &keys {
+            assert_eq!(run!(here, "SET {key} written XX"), Reply::ok());
+        }
+
+        wait_migrated(&nodes.source, &nodes.target, slots);
+        nodes.wait_followed(&nodes.target, slots);
+        wait_removed(&nodes.all());
+        for node in [&nodes.target, &nodes.target_replica] {
+            wait_reclaimed(&mut node.raw());
+        }
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let held = held(&nodes, &keys);
+        assert!(
+            held.iter().all(|value| *value == Reply::bulk("written")),
+            "{held:?}"
+        );
         nodes.assert_agree();
     });
 }
