@@ -135,7 +135,7 @@ fn a_gone_key_is_found_after_it_was_renamed_or_copied() {
 }
 
 #[test]
-fn a_replica_that_synchronises_meanwhile_finds_gone_keys() {
+fn a_replica_that_synchronises_during_a_migration_finds_gone_keys() {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
