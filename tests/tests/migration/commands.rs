@@ -136,11 +136,23 @@ fn a_gone_key_is_found_after_it_was_renamed_or_copied() {
 
 #[test]
 fn a_replica_that_synchronises_during_a_migration_finds_gone_keys() {
+    synchronises_during_a_migration(|replica| {
+        run!(replica.raw(), "CLIENT KILL TYPE master");
+    });
+}
+
+#[test]
+fn a_replica_that_starts_during_a_migration_finds_gone_keys() {
+    synchronises_during_a_migration(Server::restart);
+}
+
+/// The replica loses its connection or its state in the middle of the migration, and loads the primary's data.
+fn synchronises_during_a_migration(disconnect: impl Fn(&mut Server)) {
     for_all_engines(|engine| {
         if !moves_slots(engine) {
             return;
         }
-        let nodes = Nodes::start(engine);
+        let mut nodes = Nodes::start(engine);
         let (mut here, mut there) = (nodes.source.raw(), nodes.target.raw());
         let keys: Vec<_> = (0..20).map(|n| format!("{{a}}key{n}")).collect();
         for key in &keys {
@@ -153,7 +165,7 @@ fn a_replica_that_synchronises_during_a_migration_finds_gone_keys() {
         });
         let syncs = info(&mut there, "sync_full");
         assert_eq!(run!(there, "DEBUG CHANGE-REPL-ID"), Reply::ok());
-        run!(there, "CLIENT KILL TYPE replica");
+        disconnect(&mut nodes.target_replica);
         wait_until("a full resync", DEADLINE, || {
             info(&mut there, "sync_full") > syncs
         });
