@@ -184,13 +184,13 @@ fn free_if_needed(command: &Command<'_>) {
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
     let ctx = own();
     if state::with(|state| state.hidden.is_some()) {
-        if may_look(command) && shows_hidden(&ctx) && may_free() {
+        if may_free() && may_look(command) && shows_hidden(&ctx) {
             act(&ctx, FREE_HIDDEN, command.name);
         }
     } else {
         UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     }
-    if used >= PRESSURE && may_look(command) && may_free() {
+    if used >= PRESSURE && may_free() && may_look(command) {
         act(&ctx, FREE, command.name);
     }
 }
