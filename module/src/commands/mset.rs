@@ -59,6 +59,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         let keys: Vec<&[u8]> = pairs().map(|(at, _)| names[at].bytes()).collect();
         let checked = access::check_tags(ctx, args, &keys, Access::Write);
         checked.map_err(|_| Error::KeyNotPermitted)?;
+        if keys.len() > 1 && !ctx.serves(&keys) {
+            return Err(Error::TryAgain);
+        }
     }
     for (at, _) in pairs() {
         open(ctx, names[at], Mode::Peek)?;

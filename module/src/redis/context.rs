@@ -283,6 +283,12 @@ impl Context<'_> {
         unsafe { api!(RedisModule_ClusterKeySlot(name.as_raw())) }
     }
 
+    /// Whether this node may serve a command with all of these keys, also while their hash slot migrates.
+    pub(crate) fn serves(&self, keys: &[&[u8]]) -> bool {
+        let found = self.sdk().call("CACHE.EXISTS", keys); // The server checks the keys as those of a client's command.
+        matches!(found, Ok(RedisValue::Integer(_)))
+    }
+
     fn has_flags(&self, any: u32) -> bool {
         self.flags() & any != 0
     }

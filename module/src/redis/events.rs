@@ -58,8 +58,17 @@ fn trimmed() -> c_int {
 }
 
 fn subscribe_to(ctx: &Context<'_>, id: u64) -> bool {
+    subscribe_with(ctx, id, Some(on_event))
+}
+
+fn subscribe_with(ctx: &Context<'_>, id: u64, callback: raw::RedisModuleEventCallback) -> bool {
     let event = raw::RedisModuleEvent { id, dataver: 1 };
-    raw::subscribe_to_server_event(ctx.as_raw(), event, Some(on_event)) == raw::Status::Ok
+    raw::subscribe_to_server_event(ctx.as_raw(), event, callback) == raw::Status::Ok
+}
+
+/// Has `callback` called before each removal of a key, or no longer.
+pub(super) fn watch_removals(ctx: &Context<'_>, callback: raw::RedisModuleEventCallback) {
+    subscribe_with(ctx, raw::REDISMODULE_EVENT_KEY, callback);
 }
 
 pub(super) fn subscribe_to_keys(ctx: &Context<'_>, classes: c_int) -> bool {

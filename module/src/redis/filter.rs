@@ -3,15 +3,15 @@
 //! `DESIGN.md` (Reclaiming) describes why, and what the filter must not do. It cannot see commands that EXEC or a
 //! script runs, or that waited. If one of these meets a gone key, [`met_gone`] announces it.
 
-use std::ffi::{CStr, c_int};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use redis_module::raw;
 use smallvec::SmallVec;
 
 use super::context::command_time_ms;
 use super::state::{self, CallsNothingBack};
-use super::{Context, Mode, OwnedStr, Place, Str, guard, own, propagation, reclaim};
+use super::{Context, Mode, OwnedStr, Place, Str, events, guard, own, propagation, reclaim};
 use crate::args::parse_i64;
 use crate::native::{self, Keys};
 
@@ -37,6 +37,9 @@ pub(super) fn install(ctx: &Context<'_>) {
             state.filter = Some(filter);
             state.touching.clear();
         });
+        if Context::stops_on_no_touch() {
+            events::watch_removals(ctx, Some(on_removal));
+        }
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
@@ -44,7 +47,24 @@ pub(super) fn install(ctx: &Context<'_>) {
 pub(super) fn remove(ctx: &Context<'_>) {
     if let Some(filter) = state::with(|state| state.filter.take()) {
         unregister(ctx, filter);
+        if Context::stops_on_no_touch() {
+            events::watch_removals(ctx, None);
+            MAY_BE_EVICTION.store(true, Ordering::Relaxed);
+        }
     }
+}
+
+/// Whether the key that is being removed may be evicted. Watched only where [`met_gone`] depends on it.
+static MAY_BE_EVICTION: AtomicBool = AtomicBool::new(true);
+
+unsafe extern "C" fn on_removal(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    what: u64,
+    _data: *mut c_void,
+) {
+    let is_eviction = what == raw::REDISMODULE_SUBEVENT_KEY_EVICTED;
+    MAY_BE_EVICTION.store(is_eviction, Ordering::Relaxed);
 }
 
 /// Looks at commands before they run.
@@ -92,10 +112,10 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
 /// otherwise even a command that fails would be propagated. Of all other commands only RENAME and MOVE depend on the
 /// key, and for these [`announce_removed`] is called.
 pub(super) fn met_gone(db: u32, name: &[u8]) {
-    // Perhaps an eviction, which is propagated by itself. In front of a client with CLIENT NO-TOUCH, some servers stop if
-    // the key is looked up then.
-    let may_be_eviction = Context::stops_on_no_touch() && memory_used() >= 1.0 && !is_in_block();
-    if may_be_eviction || !propagation::may_announce() {
+    // An eviction is propagated by itself. In front of a client with CLIENT NO-TOUCH, some servers stop if the key is looked
+    // up then.
+    let is_eviction = Context::stops_on_no_touch() && MAY_BE_EVICTION.load(Ordering::Relaxed);
+    if is_eviction || !propagation::may_announce() {
         return;
     }
     let ctx = own();
@@ -164,13 +184,13 @@ fn free_if_needed(command: &Command<'_>) {
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
     let ctx = own();
     if state::with(|state| state.hidden.is_some()) {
-        if may_look(command) && shows_hidden(&ctx) && may_free() {
+        if may_free() && may_look(command) && shows_hidden(&ctx) {
             act(&ctx, FREE_HIDDEN, command.name);
         }
     } else {
         UNTIL_LOOK.store(rest as u32, Ordering::Relaxed);
     }
-    if used >= PRESSURE && may_look(command) && may_free() {
+    if used >= PRESSURE && may_free() && may_look(command) {
         act(&ctx, FREE, command.name);
     }
 }
@@ -392,14 +412,11 @@ fn shows_hidden(ctx: &Context<'_>) -> bool {
 /// ([`super::copies`]), and clients are refused then.
 fn may_act() -> bool {
     let flags = Context::server_flags();
-    let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    !is_in_block() && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING && reclaim::may_take()
-}
-
-/// Whether EXEC or a script runs.
-fn is_in_block() -> bool {
     let blocks = raw::REDISMODULE_CTX_FLAGS_MULTI | raw::REDISMODULE_CTX_FLAGS_LUA;
-    Context::server_flags() & blocks != 0
+    let loads = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    flags & blocks == 0
+        && flags & loads != raw::REDISMODULE_CTX_FLAGS_LOADING
+        && reclaim::may_take()
 }
 
 /// Whether any gone entry may be removed. Not while removals must be announced: the command may be the one that pauses

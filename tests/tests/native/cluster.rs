@@ -559,3 +559,30 @@ fn mset_checks_key_permissions_in_a_cluster() {
         );
     });
 }
+
+/// Otherwise a key would be written on one node and then overwritten by the older one that comes from the other.
+#[test]
+fn several_keys_are_refused_while_their_slot_has_them_on_two_nodes() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        let mset = ["CACHE.MSET", "2", "{x}1", "new", "{x}2", "new"];
+        for key in ["{x}1", "{x}2"] {
+            call!(here, "CACHE.SET", key, "old");
+        }
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "{x}1").int();
+        let ((source, _), (target, _)) = (addresses(&mut here), addresses(&mut there));
+        call!(there, "CLUSTER", "SETSLOT", slot, "IMPORTING", source);
+        call!(here, "CLUSTER", "SETSLOT", slot, "MIGRATING", target);
+        assert_eq!(here.call(&mset), Reply::Int(2), "all keys are here");
+        let migrate = |key| args!["MIGRATE", "127.0.0.1", second.port(), key, 0, 20_000];
+        let is_refused = |reply: Reply| reply.error().is_some_and(|e| e.starts_with("TRYAGAIN "));
+        assert_eq!(here.call(&migrate("{x}2")), Reply::ok());
+        assert!(is_refused(here.call(&mset)));
+        run!(there, "ASKING");
+        assert!(is_refused(there.call(&mset)));
+        assert_eq!(here.call(&migrate("{x}1")), Reply::ok());
+        run!(there, "ASKING");
+        assert_eq!(there.call(&mset), Reply::Int(2));
+    });
+}

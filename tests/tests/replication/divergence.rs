@@ -114,6 +114,29 @@ fn nodes_agree_if_only_the_primary_has_the_gone_key() {
     });
 }
 
+/// The filter looks at no key for such a client, and without memory each command could follow an eviction.
+#[test]
+fn nodes_agree_if_a_no_touch_client_names_a_gone_key_without_memory() {
+    for_all_engines(|engine| {
+        let lazy = ["reclaim-inline", "0", "reclaim-budget-us", "100"];
+        let (primary, replica) = pair(engine, &lazy, &["reclaim-inline", "100000"]);
+        let mut client = primary.raw();
+        call!(client, "CLIENT", "NO-TOUCH", "ON"); // Redis 7.0 does not know it.
+        for command in COMMANDS {
+            println!("{command:?}");
+            prepare(&mut client);
+            let replies = client.pipeline(&[
+                vec!["CACHE.INVALIDATE", "gone"],
+                vec!["CONFIG", "SET", "maxmemory", "1"],
+                command.to_vec(),
+                vec!["CONFIG", "SET", "maxmemory", "0"],
+            ]);
+            assert_eq!(replies[0], Reply::Int(600));
+            assert_same(&primary, &replica, &[0, 1]);
+        }
+    });
+}
+
 #[test]
 fn nodes_agree_in_the_transaction_of_the_invalidation() {
     for_each_engine(|engine| {
