@@ -32,6 +32,8 @@ pub(crate) enum Error {
     KeyNotPermitted,
     #[error("CROSSSLOT Keys in request don't hash to the same slot")]
     CrossSlot,
+    #[error("TRYAGAIN Multiple keys request during rehashing of slot")]
+    TryAgain,
     #[error("ERR internal error")]
     Internal,
 }

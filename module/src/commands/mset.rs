@@ -56,6 +56,9 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
         if pairs().any(|(at, _)| Context::hash_slot(names[at]) != slot) {
             return Err(Error::CrossSlot);
         }
+        if !ctx.serves(pairs().map(|(at, _)| names[at])) {
+            return Err(Error::TryAgain);
+        }
         let keys: Vec<&[u8]> = pairs().map(|(at, _)| names[at].bytes()).collect();
         let checked = access::check_tags(ctx, args, &keys, Access::Write);
         checked.map_err(|_| Error::KeyNotPermitted)?;

@@ -283,6 +283,43 @@ impl Context<'_> {
         unsafe { api!(RedisModule_ClusterKeySlot(name.as_raw())) }
     }
 
+    /// Whether this node serves a command with these keys, of one hash slot: not while the slot migrates key by key and
+    /// some of them are on the other node. Not for Redis 7.0, which would run the command.
+    pub(crate) fn serves<'s>(&self, names: impl Iterator<Item = Str<'s>>) -> bool {
+        let mut keys: SmallVec<[_; 16]> = names.map(Str::as_raw).collect();
+        // SAFETY: context and keys are alive; "D" only has the server check the call, and "v" takes an array and its
+        // length.
+        let refusal = unsafe {
+            let (del, format) = (c"CACHE.DEL".as_ptr(), c"Dv".as_ptr());
+            api!(RedisModule_Call(
+                self.raw,
+                del,
+                format,
+                keys.as_mut_ptr(),
+                keys.len()
+            ))
+        };
+        if !refusal.is_null() {
+            raw::free_call_reply(refusal);
+        }
+        refusal.is_null()
+    }
+
+    /// Whether the client of this context has a user. One of another module's call has none.
+    pub(super) fn has_user(&self) -> bool {
+        // SAFETY: the context is alive. There is no such command, so nothing runs and no reply comes. With "C" the server
+        // looks for the user first.
+        unsafe {
+            api!(RedisModule_Call(
+                self.raw,
+                c"CACHE.NOTHING".as_ptr(),
+                c"C".as_ptr()
+            ))
+        };
+        let error = std::io::Error::last_os_error();
+        error.raw_os_error() != Some(libc::ENOTSUP)
+    }
+
     fn has_flags(&self, any: u32) -> bool {
         self.flags() & any != 0
     }

@@ -559,3 +559,37 @@ fn mset_checks_key_permissions_in_a_cluster() {
         );
     });
 }
+
+/// While a slot migrates key by key, a value written on one node would be hidden, and later overwritten, by the older one
+/// on the other.
+#[test]
+fn several_keys_are_written_only_where_all_of_them_are() {
+    for_all_engines(|engine| {
+        let (first, second) = pair(engine);
+        let (mut here, mut there) = (first.raw(), second.raw());
+        run!(here, "CACHE.SET {{a}}old v");
+        let slot = call!(here, "CLUSTER", "KEYSLOT", "{a}").int();
+        let ((source, _), (target, _)) = (addresses(&mut here), addresses(&mut there));
+        call!(there, "CLUSTER", "SETSLOT", slot, "IMPORTING", source);
+        call!(here, "CLUSTER", "SETSLOT", slot, "MIGRATING", target);
+        let tries_again = |reply: Reply| {
+            let error = reply.error().map(str::to_owned);
+            assert!(
+                error.is_some_and(|e| e.starts_with("TRYAGAIN ")),
+                "{reply:?}"
+            );
+        };
+        tries_again(run!(here, "CACHE.MSET 2 {{a}}old w {{a}}new w"));
+        run!(there, "ASKING");
+        tries_again(run!(there, "CACHE.MSET 2 {{a}}new w {{a}}old w"));
+        assert_eq!(run!(here, "CACHE.GET {{a}}old"), Reply::bulk("v"));
+        let port = second.port();
+        let migrated = call!(here, "MIGRATE", "127.0.0.1", port, "{a}old", 0, 20_000);
+        assert_eq!(migrated, Reply::ok());
+        run!(there, "ASKING");
+        assert_eq!(run!(there, "CACHE.MSET 1 {{a}}new w"), Reply::Int(1));
+        run!(there, "ASKING");
+        let both = run!(there, "CACHE.MSET 2 {{a}}new x {{a}}old x");
+        assert_eq!(both, Reply::Int(2));
+    });
+}
