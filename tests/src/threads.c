@@ -1,4 +1,5 @@
-/* A module whose command `threads.call command [argument ...]` runs a command on a thread of its own. */
+/* A module whose commands `threads.call command [argument ...]` and `threads.here command [argument ...]` run a command:
+   on a thread of its own, or at once. */
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -27,14 +28,19 @@ struct call {
     String **argv;
 };
 
+static int here(Ctx *ctx, String **argv, int argc) {
+    const char *name = StringPtrLen(argv[1], NULL);
+    Reply *reply = Call(ctx, name, "E!v", argv + 2, (size_t)(argc - 2));
+    ReplyWithCallReply(ctx, reply);
+    FreeCallReply(reply);
+    return 0;
+}
+
 static void *run(void *data) {
     struct call *call = data;
     Ctx *ctx = GetThreadSafeContext(call->client);
     ThreadSafeContextLock(ctx);
-    const char *name = StringPtrLen(call->argv[1], NULL);
-    Reply *reply = Call(ctx, name, "E!v", call->argv + 2, (size_t)(call->argc - 2));
-    ReplyWithCallReply(ctx, reply);
-    FreeCallReply(reply);
+    here(ctx, call->argv, call->argc);
     for (int at = 0; at < call->argc; at++) FreeString(ctx, call->argv[at]);
     ThreadSafeContextUnlock(ctx);
     FreeThreadSafeContext(ctx);
@@ -63,5 +69,6 @@ int RedisModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     GET(ThreadSafeContextLock), GET(ThreadSafeContextUnlock), GET(Call), GET(ReplyWithCallReply), GET(FreeCallReply);
     GET(CreateStringFromString), GET(StringPtrLen), GET(FreeString), GET(SetModuleAttribs);
     SetModuleAttribs(ctx, "threads", 1, 1);
-    return CreateCommand(ctx, "threads.call", begin, "write", 0, 0, 0);
+    return CreateCommand(ctx, "threads.call", begin, "write", 0, 0, 0) |
+           CreateCommand(ctx, "threads.here", here, "write", 0, 0, 0);
 }

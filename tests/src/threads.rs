@@ -1,4 +1,5 @@
-//! A module whose command `THREADS.CALL command [argument ...]` runs a command on a thread of its own.
+//! A module whose commands `THREADS.CALL command [argument ...]` and `THREADS.HERE command [argument ...]` run a command:
+//! on a thread of its own, or at once.
 
 use crate::builder::ServerBuilder;
 use crate::process::{TempDir, compile};

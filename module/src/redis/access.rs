@@ -100,10 +100,14 @@ impl Rules {
             return Ok(None);
         }
         // SAFETY: the context is alive; the name is freed, once. Outside of scripts the name is looked up by the
-        // client's number, because Redis 7.0 does not check that the client of a context has a user at all. Inside, the
-        // context's client is the script's, which has no number but always the user of its caller.
+        // client's number, because Redis 7.0 and Valkey 8.0 do not check that the client of a context has a user at all.
+        // Inside, the context's client is the script's, which has no number but the user of its caller, or that of a call
+        // of another module, which has no user.
         unsafe {
             let name = if ctx.is_script() {
+                if !ctx.has_user() {
+                    return Ok(None);
+                }
                 api!(RedisModule_GetCurrentUserName(ctx.as_raw()))
             } else {
                 let client = api!(RedisModule_GetClientId(ctx.as_raw()));

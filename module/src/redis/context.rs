@@ -289,6 +289,21 @@ impl Context<'_> {
         matches!(found, Ok(RedisValue::Integer(_)))
     }
 
+    /// Whether the client of this context has a user. One of another module's call has none.
+    pub(super) fn has_user(&self) -> bool {
+        // SAFETY: the context is alive. There is no such command, so nothing runs and no reply comes. With "C" the server
+        // looks for the user first.
+        unsafe {
+            api!(RedisModule_Call(
+                self.raw,
+                c"CACHE.NOTHING".as_ptr(),
+                c"C".as_ptr()
+            ))
+        };
+        let error = std::io::Error::last_os_error();
+        error.raw_os_error() != Some(libc::ENOTSUP)
+    }
+
     fn has_flags(&self, any: u32) -> bool {
         self.flags() & any != 0
     }

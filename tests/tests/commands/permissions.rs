@@ -1,6 +1,7 @@
 //! ACL: categories, key patterns, and tags that obey key patterns.
 
 use tagcache_tests::look::info;
+use tagcache_tests::threads::Threads;
 use tagcache_tests::{RawClient, Reply, Server, call, for_all_engines, run};
 
 /// A second connection, as this user.
@@ -271,5 +272,24 @@ fn a_refused_tag_appears_in_acl_log_and_in_info() {
                 assert_eq!(refused, n as i64 + 1, "{command:?}");
             }
         }
+    });
+}
+
+/// Redis 7.0 and Valkey 8.0 ended when this module asked for the user of such a call.
+#[test]
+fn a_script_may_run_a_command_of_another_module_that_invalidates() {
+    let Some(other) = Threads::new() else {
+        return;
+    };
+    for_all_engines(|engine| {
+        let server = other.of(Server::builder().engine(engine)).start();
+        let mut admin = server.raw();
+        call!(admin, "CACHE.SET", "t8:key", "v", "TAGS", 1, "t8:tag");
+        let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
+        let own = "return redis.call('CACHE.INVALIDATE', 't8:tag')";
+        denied(&call!(client, "EVAL", own, 0));
+        // What another module calls needs no permission, as outside of scripts.
+        let others = "return redis.call('THREADS.HERE', 'CACHE.INVALIDATE', 't8:tag')";
+        assert_eq!(call!(client, "EVAL", others, 0), Reply::Int(1));
     });
 }

@@ -562,7 +562,7 @@ fn mset_checks_key_permissions_in_a_cluster() {
 
 /// Otherwise a key would be written on one node and then overwritten by the older one that comes from the other.
 #[test]
-fn several_keys_are_refused_while_their_slot_has_them_on_two_nodes() {
+fn mset_replies_tryagain_while_its_keys_are_on_two_nodes() {
     for_all_engines(|engine| {
         let (first, second) = pair(engine);
         let (mut here, mut there) = (first.raw(), second.raw());
