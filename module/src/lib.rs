@@ -250,6 +250,9 @@ mod tests {
             Error::EmptyTag { limit: 2 },
             Error::TagTooLong { given: 1, limit: 1 },
             Error::TagNotPermitted,
+            Error::KeyNotPermitted,
+            Error::CrossSlot,
+            Error::TryAgain,
             Error::Internal,
         ];
         for error in errors {
