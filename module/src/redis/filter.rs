@@ -37,9 +37,6 @@ pub(super) fn install(ctx: &Context<'_>) {
             state.filter = Some(filter);
             state.touching.clear();
         });
-        if Context::stops_on_no_touch() {
-            events::watch_removals(ctx, Some(on_removal));
-        }
         UNTIL_LOOK.store(0, Ordering::Relaxed);
     }
 }
@@ -47,15 +44,24 @@ pub(super) fn install(ctx: &Context<'_>) {
 pub(super) fn remove(ctx: &Context<'_>) {
     if let Some(filter) = state::with(|state| state.filter.take()) {
         unregister(ctx, filter);
-        if Context::stops_on_no_touch() {
-            events::watch_removals(ctx, None);
-            MAY_BE_EVICTION.store(true, Ordering::Relaxed);
-        }
+        watch_removals(ctx, false);
     }
 }
 
-/// Whether the key that is being removed may be evicted. Watched only where [`met_gone`] depends on it.
+/// Whether the key that is being removed may be evicted, if memory is used up.
 static MAY_BE_EVICTION: AtomicBool = AtomicBool::new(true);
+/// [`on_removal`] is called.
+static WATCHES_REMOVALS: AtomicBool = AtomicBool::new(false);
+
+/// Watches removals or no longer, where [`met_gone`] depends on it. From when memory is short, because it makes DEL and
+/// overwriting a tenth dearer.
+fn watch_removals(ctx: &Context<'_>, watches: bool) {
+    if Context::stops_on_no_touch() && WATCHES_REMOVALS.swap(watches, Ordering::Relaxed) != watches
+    {
+        events::watch_removals(ctx, watches.then_some(on_removal));
+        MAY_BE_EVICTION.store(true, Ordering::Relaxed);
+    }
+}
 
 unsafe extern "C" fn on_removal(
     _ctx: *mut raw::RedisModuleCtx,
@@ -114,7 +120,9 @@ pub(super) fn unregister(ctx: &Context<'_>, filter: Registered) {
 pub(super) fn met_gone(db: u32, name: &[u8]) {
     // An eviction is propagated by itself. In front of a client with CLIENT NO-TOUCH, some servers stop if the key is looked
     // up then.
-    let is_eviction = Context::stops_on_no_touch() && MAY_BE_EVICTION.load(Ordering::Relaxed);
+    let is_eviction = Context::stops_on_no_touch()
+        && MAY_BE_EVICTION.load(Ordering::Relaxed)
+        && memory_used() >= 1.0;
     if is_eviction || !propagation::may_announce() {
         return;
     }
@@ -183,6 +191,10 @@ fn free_if_needed(command: &Command<'_>) {
     let used = memory_used();
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
     let ctx = own();
+    if used >= PRESSURE {
+        // Ended with the filter, not here: perhaps the server goes through its list of callbacks for another module.
+        watch_removals(&ctx, true);
+    }
     if state::with(|state| state.hidden.is_some()) {
         if may_free() && may_look(command) && shows_hidden(&ctx) {
             act(&ctx, FREE_HIDDEN, command.name);
@@ -268,6 +280,9 @@ fn may_look(command: &Command<'_>) -> bool {
     state::with(|state| state.touching.contains(&client)) || {
         let is_safe = own().is_lookup_safe_for(client);
         state::with(|state| is_safe && state.touching.insert(client));
+        if !is_safe {
+            UNTIL_LOOK.store(0, Ordering::Relaxed); // For [`watch_removals`].
+        }
         is_safe
     }
 }
