@@ -40,8 +40,6 @@ pub(crate) struct Load<T, C> {
     pub(crate) plan: Plan,
     /// The key's reservation since the load began; the callers wait for its end.
     pub(crate) reservation: Reservation<Held>,
-    /// See [`Core::loading`].
-    pub(crate) _running: Arc<()>,
     pub(crate) _value: PhantomData<fn() -> T>,
 }
 

@@ -490,10 +490,14 @@ impl<C> Cache<C> {
                 codec: self.codec.clone(),
                 plan,
                 reservation,
-                _running: Arc::clone(&core.loading),
                 _value: PhantomData,
             };
-            tokio::spawn(crate::observe::in_caller(load.run(loader)));
+            let run = crate::observe::in_caller(load.run(loader));
+            let running = Arc::clone(&core.loading);
+            tokio::spawn(async move {
+                run.await;
+                drop(running); // The load's spans are closed before `finish_pending` returns.
+            });
             match mine.ended().await {
                 End::Loaded(stored, _) => value(key, &stored),
                 End::Failed(error) => Err(error

@@ -67,6 +67,8 @@ async fn spans_and_metrics_of_the_client_reach_a_collector() {
         .await
         .unwrap();
     assert_eq!(value, 7);
+    // The caller has its value before the load's task ends, and with it the spans.
+    assert!(cache.finish_pending(DEADLINE).await);
     tokio::task::spawn_blocking(|| telemetry.stop().map_err(|e| e.to_string()))
         .await
         .unwrap()
