@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let user = page(&cache).instrument(tracing::info_span!("page")).await?;
         println!("{user}");
     }
-    // Ends the tasks that still hold spans. What is not closed is not exported.
+    // Ends the tasks that still hold spans: a span that is open is not exported.
     cache.close(Duration::from_secs(5)).await;
     // The exporter's error names neither the collector nor the cause.
     telemetry

@@ -57,6 +57,7 @@ pub(crate) fn mset(ctx: &Context<'_>, args: Args<'_>) -> Result<(), Error> {
             return Err(Error::CrossSlot);
         }
         let keys: Vec<&[u8]> = pairs().map(|(at, _)| names[at].bytes()).collect();
+        // Tags obey key patterns, so this is the check of keys as well.
         let checked = access::check_tags(ctx, args, &keys, Access::Write);
         checked.map_err(|_| Error::KeyNotPermitted)?;
         if keys.len() > 1 && !ctx.serves(&keys) {

@@ -53,8 +53,8 @@ static MAY_BE_EVICTION: AtomicBool = AtomicBool::new(true);
 /// [`on_removal`] is called.
 static WATCHES_REMOVALS: AtomicBool = AtomicBool::new(false);
 
-/// Watches removals or no longer, where [`met_gone`] depends on it. From when memory is short, because it makes DEL and
-/// overwriting a tenth dearer.
+/// Watches removals or no longer, where [`met_gone`] depends on it. Starts only when memory is short, because it makes DEL
+/// and overwriting a tenth dearer.
 fn watch_removals(ctx: &Context<'_>, watches: bool) {
     if Context::stops_on_no_touch() && WATCHES_REMOVALS.swap(watches, Ordering::Relaxed) != watches
     {
@@ -192,7 +192,7 @@ fn free_if_needed(command: &Command<'_>) {
     let rest = ((PRESSURE - used) / (1.0 - PRESSURE)).clamp(0.0, REST);
     let ctx = own();
     if used >= PRESSURE {
-        // Ended with the filter, not here: perhaps the server goes through its list of callbacks for another module.
+        // It ends with the filter, and not here: the server may be iterating over its list of callbacks.
         watch_removals(&ctx, true);
     }
     if state::with(|state| state.hidden.is_some()) {
@@ -224,7 +224,10 @@ impl Filter for Reclaiming {
         if left == 0 {
             free_if_needed(command);
         }
-        if let (Keys::Client, Some(client)) = (keys, command.client()) {
+        if keys == Keys::Client
+            && Context::stops_on_no_touch()
+            && let Some(client) = command.client()
+        {
             state::with(|state| state.touching.remove(&client));
         }
     }

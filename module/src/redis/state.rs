@@ -445,8 +445,9 @@ impl State {
 /// A value that is touched only under the server's lock.
 pub(super) struct UnderLock<T>(pub(super) RefCell<T>);
 
-// SAFETY: whoever calls the module holds the lock: the server's main thread, or a thread of another module that calls a
-// command. The exception is `free`, which does not come here without it. A forked child has this memory to itself.
+// SAFETY: all callers of the module hold the lock: the server's main thread, and threads of other modules that call a
+// command. The only exception is `free`, which does not come here on a background thread. A forked child has this memory
+// to itself.
 unsafe impl<T> Sync for UnderLock<T> {}
 
 impl<T> UnderLock<T> {

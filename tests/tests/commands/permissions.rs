@@ -288,7 +288,7 @@ fn a_script_may_run_a_command_of_another_module_that_invalidates() {
         let mut client = user(&server, "tenant", &["~t7:*", "+@all"]);
         let own = "return redis.call('CACHE.INVALIDATE', 't8:tag')";
         denied(&call!(client, "EVAL", own, 0));
-        // What another module calls needs no permission, as outside of scripts.
+        // Calls of another module need no permission, as outside of scripts.
         let others = "return redis.call('THREADS.HERE', 'CACHE.INVALIDATE', 't8:tag')";
         assert_eq!(call!(client, "EVAL", others, 0), Reply::Int(1));
     });
